@@ -1,0 +1,5 @@
+"""The audit log: every change of state is an event, written in the same transaction as the change."""
+
+from certloom.audit.events import SYSTEM, Origin, record
+
+__all__ = ["SYSTEM", "Origin", "record"]

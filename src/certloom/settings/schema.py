@@ -1,0 +1,124 @@
+"""Every process setting, with its default. ``docs/settings.md`` documents each key; a test holds it to that.
+
+Profiles, channels, credentials and authorities are not here: they live in the database.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+NotNegative = Annotated[int, msgspec.Meta(ge=0)]
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+
+
+class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    pass
+
+
+class Listen(_Section):
+    """Addresses to listen on, ``host:port``; an empty string turns a listener off."""
+
+    https: str = "0.0.0.0:8443"
+    http: str = "0.0.0.0:8080"
+    """CA certificates and CRLs (and later SCEP and CMP): never ACME."""
+    acme_plain: str = ""
+    """ACME without TLS, for labs or behind a proxy on this host: loopback addresses only."""
+
+
+class Limits(_Section):
+    """What a client may cost before it has proved anything."""
+
+    body_bytes: Positive = 131_072
+    header_bytes: Positive = 16_384
+    header_count: Positive = 64
+    header_seconds: Positive = 10
+    """Time to complete the headers of one request."""
+    body_seconds: Positive = 30
+    """Time to complete one request's body."""
+    idle_seconds: Positive = 75
+    """Time a kept-alive connection may sit between requests."""
+    connections: Positive = 10_000
+    stop_seconds: Positive = 20
+    """Time that requests in flight get to finish when the server is told to stop."""
+
+
+class Database(_Section):
+    """Where the state lives."""
+
+    url: str = ""
+    """``postgresql://...`` or ``sqlite:///path``; empty means ``certloom.db`` in the data directory."""
+    connections: Positive = 8
+    """PostgreSQL connections of this process."""
+
+
+class ACME(_Section):
+    """ACME on every channel of this process; what differs by channel lives in the channel."""
+
+    authorization_lifetime: Positive = 86_400
+    """Seconds a pending authorization, and its order, may wait."""
+    authorization_reuse: NotNegative = 2_592_000
+    """Seconds a valid authorization stays valid and may serve further orders; 0 means one order each."""
+    order_lifetime: Positive = 604_800
+    refuse_good_nonces: Share = 0.0
+    """Share of good nonces refused with badNonce: to find out which clients retry. Tests only."""
+    identifiers_per_order: Positive = 100
+    orders_open_per_account: Positive = 1_000
+    nonce_seconds: Positive = 3_600
+    terms_of_service: str = ""
+    website: str = ""
+
+
+class Validation(_Section):
+    """How proof of control is sought."""
+
+    http_port: Port = 80
+    tls_alpn_port: Port = 443
+    resolvers: tuple[str, ...] = ()
+    """``address`` or ``address:port`` of (validating) resolvers; empty means the system's."""
+    dnssec: bool = False
+    """Ask the resolver for DNSSEC and require the AD bit on CAA answers."""
+    allow_addresses: tuple[str, ...] = ()
+    """Address ranges that may be contacted although a deny range holds them."""
+    deny_addresses: tuple[str, ...] = ()
+    """Further ranges never contacted; loopback, link-local, multicast and unspecified always are denied."""
+    timeout_seconds: Positive = 10
+    redirects: NotNegative = 5
+    retries: tuple[Positive, ...] = (2, 5, 15)
+    """Seconds before each further try of a challenge that failed for a passing reason."""
+
+
+class Retention(_Section):
+    """Days that finished things are kept; 0 keeps them for ever."""
+
+    orders_days: NotNegative = 90
+    authorizations_days: NotNegative = 90
+    jobs_days: NotNegative = 7
+    events_days: NotNegative = 0
+
+
+class Logging(_Section):
+    level: Annotated[str, msgspec.Meta(pattern="^(debug|info|warning|error)$")] = "info"
+    format: Annotated[str, msgspec.Meta(pattern="^(json|text)$")] = "json"
+
+
+class Settings(_Section):
+    """One process's settings."""
+
+    data_dir: str = "certloom-data"
+    public_url: str = ""
+    """The HTTPS origin clients use, e.g. ``https://pki.example.com``; empty means ``https://localhost:PORT``."""
+    public_http_url: str = ""
+    """The plain HTTP origin written into certificates (CDP, AIA); empty means ``http://HOST:PORT``."""
+    acme_plain_url: str = ""
+    """The origin of the plain ACME listener as clients see it; empty means ``http://ADDRESS:PORT``."""
+    listen: Listen = Listen()
+    limits: Limits = Limits()
+    database: Database = Database()
+    acme: ACME = ACME()
+    validation: Validation = Validation()
+    retention: Retention = Retention()
+    logging: Logging = Logging()
