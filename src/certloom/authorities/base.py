@@ -54,5 +54,5 @@ class Authority(Protocol):
         ...
 
     def chains(self) -> tuple[tuple[bytes, ...], ...]:
-        """DER issuer chains, preferred first; each from the issuing certificate up to, but without, its root."""
+        """DER issuer chains, preferred first: from the issuing certificate up to, but without, its root."""
         ...

@@ -19,7 +19,7 @@ class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     pass
 
 
-class Listen(_Section):
+class Listen(_Section, frozen=True):
     """Addresses to listen on, ``host:port``; an empty string turns a listener off."""
 
     https: str = "0.0.0.0:8443"
@@ -29,7 +29,7 @@ class Listen(_Section):
     """ACME without TLS, for labs or behind a proxy on this host: loopback addresses only."""
 
 
-class Limits(_Section):
+class Limits(_Section, frozen=True):
     """What a client may cost before it has proved anything."""
 
     body_bytes: Positive = 131_072
@@ -46,7 +46,7 @@ class Limits(_Section):
     """Time that requests in flight get to finish when the server is told to stop."""
 
 
-class Database(_Section):
+class Database(_Section, frozen=True):
     """Where the state lives."""
 
     url: str = ""
@@ -55,7 +55,7 @@ class Database(_Section):
     """PostgreSQL connections of this process."""
 
 
-class ACME(_Section):
+class ACME(_Section, frozen=True):
     """ACME on every channel of this process; what differs by channel lives in the channel."""
 
     authorization_lifetime: Positive = 86_400
@@ -72,7 +72,7 @@ class ACME(_Section):
     website: str = ""
 
 
-class Validation(_Section):
+class Validation(_Section, frozen=True):
     """How proof of control is sought."""
 
     http_port: Port = 80
@@ -91,7 +91,7 @@ class Validation(_Section):
     """Seconds before each further try of a challenge that failed for a passing reason."""
 
 
-class Retention(_Section):
+class Retention(_Section, frozen=True):
     """Days that finished things are kept; 0 keeps them for ever."""
 
     orders_days: NotNegative = 90
@@ -100,12 +100,12 @@ class Retention(_Section):
     events_days: NotNegative = 0
 
 
-class Logging(_Section):
+class Logging(_Section, frozen=True):
     level: Annotated[str, msgspec.Meta(pattern="^(debug|info|warning|error)$")] = "info"
     format: Annotated[str, msgspec.Meta(pattern="^(json|text)$")] = "json"
 
 
-class Settings(_Section):
+class Settings(_Section, frozen=True):
     """One process's settings."""
 
     data_dir: str = "certloom-data"
