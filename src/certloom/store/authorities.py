@@ -1,0 +1,147 @@
+"""Authorities, their keys, serials and CRLs: statements."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from certloom.store.base import Tx
+
+
+class StoredAuthority(msgspec.Struct, frozen=True):
+    """One authority. ``issuer`` is the authority above it, None for a root."""
+
+    name: str
+    kind: str
+    issuer: str | None
+    certificate: bytes
+    key_identifier: bytes
+    key_id: str | None
+    crl_shards: int
+    state: str
+    """``active`` or ``retired``."""
+    body: str
+    """JSON of what only its kind reads."""
+    created: int
+
+
+class StoredKey(msgspec.Struct, frozen=True):
+    """A private key, sealed under the data key."""
+
+    id: str
+    purpose: str
+    spki: bytes
+    sealed: bytes
+    created: int
+
+
+class StoredCRL(msgspec.Struct, frozen=True):
+    authority: str
+    shard: int
+    number: int
+    der: bytes
+    this_update: int
+    next_update: int
+
+
+_COLUMNS = "name, kind, issuer, certificate, key_identifier, key_id, crl_shards, state, body, created"
+
+
+def insert(tx: Tx, a: StoredAuthority) -> None:
+    """Raises ``Conflict`` when the name is taken."""
+    tx.run(f"INSERT INTO authorities ({_COLUMNS}) VALUES ({', '.join('?' * 10)})", msgspec.structs.astuple(a))
+
+
+def every(tx: Tx) -> list[StoredAuthority]:
+    return [
+        StoredAuthority(*row) for row in tx.all(f"SELECT {_COLUMNS} FROM authorities ORDER BY created, name")
+    ]
+
+
+def insert_key(tx: Tx, k: StoredKey) -> None:
+    tx.run(
+        "INSERT INTO keys (id, purpose, spki, sealed, created) VALUES (?, ?, ?, ?, ?)",
+        msgspec.structs.astuple(k),
+    )
+
+
+def key(tx: Tx, id: str) -> StoredKey | None:
+    row = tx.one("SELECT id, purpose, spki, sealed, created FROM keys WHERE id = ?", (id,))
+    return StoredKey(*row) if row else None
+
+
+def reserve_serials(tx: Tx, authority: str, serials: Iterable[bytes], node: str, now: int) -> None:
+    """Raises ``Conflict`` when one was ever reserved and not recorded; then none is reserved."""
+    tx.many(
+        "INSERT INTO serials (authority, serial, state, node, reserved) VALUES (?, ?, 'reserved', ?, ?)",
+        [(authority, serial, node, now) for serial in serials],
+    )
+
+
+def consume_serial(tx: Tx, authority: str, serial: bytes) -> bool:
+    """Take a reservation away, in the unit that records its certificate; False when it is not there."""
+    return (
+        tx.run(
+            "DELETE FROM serials WHERE authority = ? AND serial = ? AND state = 'reserved'",
+            (authority, serial),
+        )
+        == 1
+    )
+
+
+def release_serials(tx: Tx, authority: str, serials: Iterable[bytes]) -> None:
+    """Forget reservations under which nothing was ever signed."""
+    tx.many(
+        "DELETE FROM serials WHERE authority = ? AND serial = ? AND state = 'reserved'",
+        [(authority, serial) for serial in serials],
+    )
+
+
+def burn_serial(tx: Tx, authority: str, serial: bytes) -> None:
+    """A serial under which something may have been signed that was not recorded."""
+    tx.run("UPDATE serials SET state = 'burned' WHERE authority = ? AND serial = ?", (authority, serial))
+
+
+def burn_reserved(tx: Tx, reserved_before: int) -> int:
+    """Burn what was reserved before that time and never recorded; answer how many."""
+    return tx.run(
+        "UPDATE serials SET state = 'burned' WHERE state = 'reserved' AND reserved < ?", (reserved_before,)
+    )
+
+
+def serial_state(tx: Tx, authority: str, serial: bytes) -> str | None:
+    """``reserved``, ``burned`` or ``unknown`` for a serial without a recorded certificate, else None."""
+    row = tx.one("SELECT state FROM serials WHERE authority = ? AND serial = ?", (authority, serial))
+    return row[0] if row else None
+
+
+def crl(tx: Tx, authority: str, shard: int, *, lock: bool = False) -> StoredCRL | None:
+    row = tx.one(
+        "SELECT authority, shard, number, der, this_update, next_update FROM crls"
+        f" WHERE authority = ? AND shard = ?{tx.for_update if lock else ''}",
+        (authority, shard),
+    )
+    return StoredCRL(*row) if row else None
+
+
+def crl_deadlines(tx: Tx, authority: str) -> dict[int, int]:
+    """next_update of each shard that has a CRL."""
+    return {
+        r[0]: r[1] for r in tx.all("SELECT shard, next_update FROM crls WHERE authority = ?", (authority,))
+    }
+
+
+def put_crl(tx: Tx, c: StoredCRL) -> bool:
+    """Publish a CRL unless one with the same or a higher number is there already."""
+    return (
+        tx.run(
+            "INSERT INTO crls (authority, shard, number, der, this_update, next_update)"
+            " VALUES (?, ?, ?, ?, ?, ?)"
+            " ON CONFLICT (authority, shard) DO UPDATE SET number = excluded.number, der = excluded.der,"
+            " this_update = excluded.this_update, next_update = excluded.next_update"
+            " WHERE crls.number < excluded.number",
+            msgspec.structs.astuple(c),
+        )
+        == 1
+    )

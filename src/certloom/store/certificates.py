@@ -1,0 +1,196 @@
+"""Certificates and the names in them: statements."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from certloom.pki.identifiers import Identifier
+from certloom.store.base import Row, Tx
+
+
+class StoredCertificate(msgspec.Struct, frozen=True):
+    """One row of the inventory. Times are Unix seconds."""
+
+    id: int
+    authority: str
+    serial: bytes
+    """Big-endian, without the DER sign octet."""
+    der: bytes
+    spki_sha256: bytes
+    not_before: int
+    not_after: int
+    profile: str
+    profile_version: int
+    requester: str
+    request_id: str
+    crl_shard: int
+    issued: int
+    revoked: int | None = None
+    revocation_reason: int | None = None
+    """RFC 5280 section 5.3.1 CRLReason."""
+    replace_since: int | None = None
+    """When it was marked for replacement."""
+    replace_why: str | None = None
+    replaced_by: int | None = None
+    """The id of its successor."""
+
+
+_FIELDS = (
+    "authority, serial, der, spki_sha256, not_before, not_after, profile, profile_version, requester,"
+    " request_id, crl_shard, issued"
+)
+_COLUMNS = f"id, {_FIELDS}, revoked, revocation_reason, replace_since, replace_why, replaced_by"
+_INSERT = f"INSERT INTO certificates ({_FIELDS}) VALUES ({', '.join('?' * 12)}) RETURNING id"
+
+
+def _certificate(row: Row) -> StoredCertificate:
+    return StoredCertificate(*row)
+
+
+def insert(tx: Tx, c: StoredCertificate, identifiers: Sequence[Identifier]) -> int:
+    """Record a certificate (its ``id`` is ignored) and its names; answer its id.
+
+    Raises ``Conflict`` when the authority has that serial already.
+    """
+    row = tx.one(
+        _INSERT,
+        (
+            c.authority,
+            c.serial,
+            c.der,
+            c.spki_sha256,
+            c.not_before,
+            c.not_after,
+            c.profile,
+            c.profile_version,
+            c.requester,
+            c.request_id,
+            c.crl_shard,
+            c.issued,
+        ),
+    )
+    assert row is not None
+    id = int(row[0])
+    for identifier in identifiers:
+        tx.run(
+            "INSERT INTO certificate_names (name, type, certificate_id) VALUES (?, ?, ?)"
+            " ON CONFLICT DO NOTHING",
+            (identifier.value, identifier.type.value, id),
+        )
+    return id
+
+
+def get(tx: Tx, id: int, *, lock: bool = False) -> StoredCertificate | None:
+    row = tx.one(f"SELECT {_COLUMNS} FROM certificates WHERE id = ?{tx.for_update if lock else ''}", (id,))
+    return _certificate(row) if row else None
+
+
+def by_serial(tx: Tx, authority: str, serial: bytes) -> StoredCertificate | None:
+    row = tx.one(
+        f"SELECT {_COLUMNS} FROM certificates WHERE authority = ? AND serial = ?", (authority, serial)
+    )
+    return _certificate(row) if row else None
+
+
+def by_name(tx: Tx, name: str, limit: int = 100) -> list[StoredCertificate]:
+    """The newest certificates with this name, newest first."""
+    columns = ", ".join(f"c.{c.strip()}" for c in _COLUMNS.split(","))
+    return [
+        _certificate(row)
+        for row in tx.all(
+            f"SELECT {columns} FROM certificate_names n JOIN certificates c ON c.id = n.certificate_id"
+            " WHERE n.name = ? ORDER BY n.certificate_id DESC LIMIT ?",
+            (name, limit),
+        )
+    ]
+
+
+def by_key(tx: Tx, spki_sha256: bytes, limit: int = 1000) -> list[StoredCertificate]:
+    """Certificates with this public key."""
+    return [
+        _certificate(row)
+        for row in tx.all(
+            f"SELECT {_COLUMNS} FROM certificates WHERE spki_sha256 = ? ORDER BY id LIMIT ?",
+            (spki_sha256, limit),
+        )
+    ]
+
+
+def newest(tx: Tx, limit: int, before: int | None = None) -> list[StoredCertificate]:
+    """The newest certificates, newest first; ``before`` is the last id of the page before."""
+    where, params = ("", ()) if before is None else (" WHERE id < ?", (before,))
+    return [
+        _certificate(row)
+        for row in tx.all(
+            f"SELECT {_COLUMNS} FROM certificates{where} ORDER BY id DESC LIMIT ?", (*params, limit)
+        )
+    ]
+
+
+def names(tx: Tx, id: int) -> list[tuple[str, str]]:
+    """(type, name) pairs of a certificate."""
+    return [
+        (r[0], r[1])
+        for r in tx.all("SELECT type, name FROM certificate_names WHERE certificate_id = ?", (id,))
+    ]
+
+
+def set_revoked(tx: Tx, id: int, at: int, reason: int) -> bool:
+    """Mark as revoked; False when it was already."""
+    return (
+        tx.run(
+            "UPDATE certificates SET revoked = ?, revocation_reason = ? WHERE id = ? AND revoked IS NULL",
+            (at, reason, id),
+        )
+        == 1
+    )
+
+
+def set_replace(tx: Tx, id: int, since: int | None, why: str | None) -> bool:
+    """Mark for replacement, or with None take the mark away."""
+    return (
+        tx.run("UPDATE certificates SET replace_since = ?, replace_why = ? WHERE id = ?", (since, why, id))
+        == 1
+    )
+
+
+def set_replaced_by(tx: Tx, id: int, successor: int) -> bool:
+    """Link a certificate to its successor; False when it has one already."""
+    return (
+        tx.run(
+            "UPDATE certificates SET replaced_by = ? WHERE id = ? AND replaced_by IS NULL", (successor, id)
+        )
+        == 1
+    )
+
+
+def revoked_in_shard(
+    tx: Tx, authority: str, shard: int, not_after_from: int, after_id: int, limit: int
+) -> list[tuple[int, bytes, int, int]]:
+    """(id, serial, revoked, reason) of a shard's revoked certificates that expire then or later."""
+    return [
+        (r[0], r[1], r[2], r[3])
+        for r in tx.all(
+            "SELECT id, serial, revoked, revocation_reason FROM certificates"
+            " WHERE authority = ? AND crl_shard = ? AND revoked IS NOT NULL AND not_after >= ? AND id > ? ORDER BY id LIMIT ?",
+            (authority, shard, not_after_from, after_id, limit),
+        )
+    ]
+
+
+def is_blocked(tx: Tx, spki_sha256: bytes) -> bool:
+    """Whether a public key is on the blocklist."""
+    return tx.one("SELECT 1 FROM blocked_keys WHERE spki_sha256 = ?", (spki_sha256,)) is not None
+
+
+def block_key(tx: Tx, spki_sha256: bytes, why: str, at: int) -> bool:
+    """Put a public key on the blocklist; False when it was there."""
+    return (
+        tx.run(
+            "INSERT INTO blocked_keys (spki_sha256, why, created) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
+            (spki_sha256, why, at),
+        )
+        == 1
+    )
