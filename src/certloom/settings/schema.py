@@ -27,6 +27,10 @@ class Listen(_Section, frozen=True):
     """CA certificates and CRLs (and later SCEP and CMP): never ACME."""
     acme_plain: str = ""
     """ACME without TLS, for labs or behind a proxy on this host: loopback addresses only."""
+    tls_certificate: str = ""
+    """PEM chain for the HTTPS listener, leaf first; reloaded on change. Empty: one of the product's own."""
+    tls_key: str = ""
+    """PEM private key to it, unencrypted."""
 
 
 class Limits(_Section, frozen=True):
