@@ -17,6 +17,8 @@ class Issued(msgspec.Struct, frozen=True):
     serial: bytes
     """Big-endian, without the DER sign octet."""
     crl_shard: int
+    reserved: bool
+    """Whether the serial was reserved in our store (it is ours), to be consumed by the record."""
 
 
 class AuthorityError(Exception):
@@ -39,6 +41,31 @@ class Signer(Protocol):
         ...
 
 
+class CRLEntry(msgspec.Struct, frozen=True):
+    """One revoked certificate."""
+
+    serial: bytes
+    revoked: int
+    """Unix seconds."""
+    reason: int
+    """CRLReason (RFC 5280 section 5.3.1)."""
+
+
+class CRLSource(Protocol):
+    """An authority whose CRLs we sign."""
+
+    name: str
+    crl_shards: int
+    crl_seconds: int
+    """From thisUpdate to nextUpdate."""
+
+    async def sign_crl(
+        self, shard: int, entries: list[CRLEntry], number: int, this_update: int, next_update: int
+    ) -> bytes:
+        """DER CRL of one shard. Raises ``AuthorityError``."""
+        ...
+
+
 class Authority(Protocol):
     """A CA that can issue."""
 
@@ -55,4 +82,8 @@ class Authority(Protocol):
 
     def chains(self) -> tuple[tuple[bytes, ...], ...]:
         """DER issuer chains, preferred first: from the issuing certificate up to, but without, its root."""
+        ...
+
+    async def close(self) -> None:
+        """Give back what is held (reserved serials, connections)."""
         ...

@@ -6,6 +6,7 @@ from enum import StrEnum
 
 import msgspec
 
+from certloom.pki.extensions import Extension
 from certloom.pki.identifiers import Identifier
 from certloom.pki.keys import PublicKeyFacts
 from certloom.pki.names import Name
@@ -54,15 +55,6 @@ class Reason(msgspec.Struct, frozen=True):
     identifier: Identifier | None = None
 
 
-class Extension(msgspec.Struct, frozen=True):
-    """A certificate extension as it will stand in the certificate."""
-
-    oid: str
-    critical: bool
-    value: bytes
-    """DER of the extension's value (inside the OCTET STRING)."""
-
-
 class LintMode(StrEnum):
     EVERY = "every"
     FIRST_OF_SHAPE = "first-of-shape"
@@ -99,3 +91,5 @@ class Decision(msgspec.Struct, frozen=True):
     reasons: tuple[Reason, ...] = ()
     contents: CertificateContents | None = None
     approvals_needed: int = 0
+    approval_seconds: int = 0
+    """How long the request may wait for people."""

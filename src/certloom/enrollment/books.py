@@ -1,0 +1,130 @@
+"""What is configured, in memory: profiles, channels and authorities, reloaded when they change.
+
+The database holds them; these books are this process's reading of it. ``Books.refresh`` looks whether the
+configuration's generation has risen (another process may have applied a change) and reloads if so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import msgspec
+
+from certloom.authorities.base import Authority
+from certloom.policy.channels import ACMEChannel, Channel
+from certloom.policy.profiles import Profile, parse_profile
+from certloom.store import authorities as authority_statements
+from certloom.store import configuration
+from certloom.store.authorities import StoredAuthority
+from certloom.store.base import Store, Tx
+
+C = TypeVar("C", bound=Channel)
+
+_decode_channel = msgspec.json.Decoder(Channel).decode
+
+
+class UnknownName(LookupError):
+    """No profile, version or authority of that name."""
+
+
+class Reading(msgspec.Struct, frozen=True):
+    """One consistent reading of the configuration."""
+
+    generation: int
+    profiles: dict[str, dict[int, Profile]]
+    current: dict[str, int]
+    channels: dict[tuple[str, str], Channel]
+    authorities: tuple[StoredAuthority, ...]
+
+
+def read_configuration(tx: Tx) -> Reading:
+    """Read and decode all of it in one unit."""
+    profiles: dict[str, dict[int, Profile]] = {}
+    current: dict[str, int] = {}
+    for name, version, body in configuration.profile_versions(tx):
+        profiles.setdefault(name, {})[version] = parse_profile(msgspec.json.decode(body))
+        current[name] = version
+    return Reading(
+        configuration.generation(tx),
+        profiles,
+        current,
+        {(protocol, name): _decode_channel(body) for protocol, name, body in configuration.channels(tx)},
+        tuple(authority_statements.every(tx)),
+    )
+
+
+class Books:
+    """The configuration as this process last read it."""
+
+    def __init__(self, store: Store, make_authority: Callable[[StoredAuthority], Authority]) -> None:
+        """``make_authority`` turns a row into something that issues; it is asked once per row."""
+        self._store = store
+        self._make_authority = make_authority
+        self._reading = Reading(-1, {}, {}, {}, ())
+        self._authorities: dict[str, Authority] = {}
+        self._by_key_identifier: dict[bytes, str] = {}
+
+    async def refresh(self) -> bool:
+        """Reload if the configuration changed; answer whether it did."""
+        generation = await self._store.read(configuration.generation)
+        if generation == self._reading.generation:
+            return False
+        reading = await self._store.scan(read_configuration)
+        for row in reading.authorities:
+            if row.name not in self._authorities:
+                self._authorities[row.name] = self._make_authority(row)
+        self._by_key_identifier = {row.key_identifier: row.name for row in reading.authorities}
+        self._reading = reading
+        return True
+
+    def profile(self, name: str, version: int | None = None) -> tuple[Profile, int]:
+        """A profile and its version, the newest unless one is named. Raises ``UnknownName``."""
+        if version is None:
+            version = self._reading.current.get(name)
+        found = self._reading.profiles.get(name, {}).get(version) if version is not None else None
+        if found is None or version is None:
+            raise UnknownName(f"there is no profile {name!r}" + (f" version {version}" if version else ""))
+        return found, version
+
+    def has_profile(self, name: str) -> bool:
+        return name in self._reading.current
+
+    def profiles(self) -> dict[str, tuple[Profile, int]]:
+        """The newest version of each profile."""
+        return {
+            name: (self._reading.profiles[name][version], version)
+            for name, version in self._reading.current.items()
+        }
+
+    def acme_channel(self, name: str) -> ACMEChannel | None:
+        return self._reading.channels.get(("acme", name))
+
+    def channels(self) -> tuple[Channel, ...]:
+        return tuple(self._reading.channels.values())
+
+    def authority(self, name: str) -> Authority:
+        """Raises ``UnknownName``."""
+        try:
+            return self._authorities[name]
+        except KeyError:
+            raise UnknownName(f"there is no authority {name!r}") from None
+
+    def authority_rows(self) -> tuple[StoredAuthority, ...]:
+        return self._reading.authorities
+
+    def authority_row(self, name: str) -> StoredAuthority:
+        """Raises ``UnknownName``."""
+        for row in self._reading.authorities:
+            if row.name == name:
+                return row
+        raise UnknownName(f"there is no authority {name!r}")
+
+    def authority_by_key_identifier(self, key_identifier: bytes) -> str | None:
+        """The name of the authority with this subject key identifier (an issued certificate's AKI)."""
+        return self._by_key_identifier.get(key_identifier)
+
+    async def close(self) -> None:
+        """Let authorities give back what they hold."""
+        for authority in self._authorities.values():
+            await authority.close()

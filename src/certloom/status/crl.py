@@ -1,0 +1,98 @@
+"""CRLs: one per shard of each authority, signed ahead of need and soon after a revocation.
+
+Every certificate names its shard's CRL from the first one issued, so that a CRL never grows with the fleet.
+A shard is signed again when a certificate in it is revoked (a durable job) and when half of its life is over
+(looked for periodically). Numbers are ``max(last + 1, now)``: they rise although a restored backup may not
+know the last one (RFC 5280 section 5.2.3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import structlog
+
+from certloom.authorities.base import AuthorityError, CRLEntry, CRLSource
+from certloom.clock import Clock
+from certloom.jobs import Job, Runner
+from certloom.store import authorities as authority_statements
+from certloom.store import certificates as certificate_statements
+from certloom.store.authorities import StoredCRL
+from certloom.store.base import Store, Tx
+
+_log = structlog.get_logger(__name__)
+
+_CHUNK = 5000
+_RETRIES = (1, 5, 15, 60, 300)
+_EXPIRED_STAY = 86_400
+"""Seconds that a revoked certificate stays on CRLs after it expired: past one more CRL (RFC 5280 section 3.3)."""
+
+
+class CRLPublisher:
+    """Keeps every shard's CRL current."""
+
+    def __init__(
+        self,
+        store: Store,
+        clock: Clock,
+        runner: Runner,
+        sources: Callable[[], dict[str, CRLSource]],
+        job_kind: str,
+    ) -> None:
+        """``sources``: the authorities whose CRLs this process signs, by name."""
+        self._store = store
+        self._clock = clock
+        self._sources = sources
+        runner.register(job_kind, self._publish_job, retries=_RETRIES)
+
+    async def _publish_job(self, job: Job) -> Callable[[Tx], None] | None:
+        source = self._sources().get(str(job.payload["authority"]))
+        if source is None:
+            return None
+        crl = await self._sign(source, int(job.payload["shard"]))
+
+        def unit(tx: Tx) -> None:
+            authority_statements.put_crl(tx, crl)
+
+        return unit
+
+    async def refresh(self) -> int:
+        """Sign every CRL that is missing or past half of its life; answer how many. Run periodically."""
+        signed = 0
+        for source in self._sources().values():
+            deadlines = await self._store.scan(
+                lambda tx, name=source.name: authority_statements.crl_deadlines(tx, name)
+            )
+            renew_before = self._clock.now() + source.crl_seconds // 2
+            for shard in range(source.crl_shards):
+                if deadlines.get(shard, 0) > renew_before:
+                    continue
+                try:
+                    crl = await self._sign(source, shard)
+                except AuthorityError as error:
+                    _log.error("crl.not_signed", authority=source.name, shard=shard, error=str(error))
+                    continue
+                await self._store.write(lambda tx, crl=crl: authority_statements.put_crl(tx, crl))
+                signed += 1
+        return signed
+
+    async def _sign(self, source: CRLSource, shard: int) -> StoredCRL:
+        now = self._clock.now()
+        last = await self._store.read(lambda tx: authority_statements.crl(tx, source.name, shard))
+        number = max(last.number + 1 if last else 1, now)
+        entries = await self._store.scan(lambda tx: self._entries(tx, source.name, shard, now))
+        next_update = now + source.crl_seconds
+        der = await source.sign_crl(shard, entries, number, now, next_update)
+        return StoredCRL(source.name, shard, number, der, now, next_update)
+
+    def _entries(self, tx: Tx, authority: str, shard: int, now: int) -> list[CRLEntry]:
+        entries: list[CRLEntry] = []
+        after_id = 0
+        while True:
+            rows = certificate_statements.revoked_in_shard(
+                tx, authority, shard, now - _EXPIRED_STAY, after_id, _CHUNK
+            )
+            entries.extend(CRLEntry(serial, revoked, reason) for _, serial, revoked, reason in rows)
+            if len(rows) < _CHUNK:
+                return entries
+            after_id = rows[-1][0]
