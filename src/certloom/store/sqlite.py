@@ -1,0 +1,394 @@
+"""SQLite for one process.
+
+One writer thread owns the only connection that writes. It takes all units that wait, runs them in one
+transaction with a savepoint each, commits once (one sync of the write-ahead log for all of them), and only
+then resolves their futures, all in one call into the event loop. A unit that fails is rolled back to its
+savepoint and the others stay.
+
+Point reads run in the event loop on a connection of their own: a thread would cost ten times the read. Long
+reads (``scan``) run on reader threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from certloom.clock import Clock
+from certloom.store import migrations
+from certloom.store.base import Conflict, Row, StoreError, Tx
+
+T = TypeVar("T")
+_Unit = Callable[[Tx], Any]
+_Item = tuple[_Unit, "asyncio.Future[Any]"]
+
+_BATCH = 256
+"""Units per commit at most, so that the first does not wait for ever on the last."""
+_READERS = 2
+_LOG_LIMIT = 64 << 20
+"""Bytes to which the write-ahead log file is cut back once its contents are in the database."""
+
+_UNIQUE = frozenset(
+    (sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY, sqlite3.SQLITE_CONSTRAINT_ROWID)
+)
+_UNUSABLE = frozenset(
+    (
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_PROTOCOL,
+        sqlite3.SQLITE_NOTADB,
+    )
+)
+
+
+def _translate(error: sqlite3.Error) -> Exception:
+    """The store's own error where it has one; a mistake in a statement stays what it is."""
+    code = getattr(error, "sqlite_errorcode", None)
+    if code is None:
+        return error
+    if code in _UNIQUE:
+        return Conflict(str(error))
+    if code & 0xFF in _UNUSABLE:
+        return StoreError(f"the SQLite database cannot be used: {error} ({error.sqlite_errorname})")
+    return error
+
+
+class _Tx:
+    """One unit's view of a connection. After its first error it refuses everything, as PostgreSQL would."""
+
+    __slots__ = ("_connection", "_execute", "failed")
+
+    for_update = ""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._execute = connection.execute
+        self.failed: Exception | None = None
+
+    def one(self, sql: str, params: Sequence[Any] = ()) -> Row | None:
+        if self.failed is not None:
+            raise self._refuse()
+        try:
+            row: Row | None = self._execute(sql, params).fetchone()
+        except sqlite3.Error as error:
+            raise self._fail(error) from error
+        return row
+
+    def all(self, sql: str, params: Sequence[Any] = ()) -> list[Row]:
+        if self.failed is not None:
+            raise self._refuse()
+        try:
+            return self._execute(sql, params).fetchall()
+        except sqlite3.Error as error:
+            raise self._fail(error) from error
+
+    def run(self, sql: str, params: Sequence[Any] = ()) -> int:
+        if self.failed is not None:
+            raise self._refuse()
+        try:
+            return self._execute(sql, params).rowcount
+        except sqlite3.Error as error:
+            raise self._fail(error) from error
+
+    def many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
+        if self.failed is not None:
+            raise self._refuse()
+        try:
+            self._connection.executemany(sql, rows)
+        except sqlite3.Error as error:
+            raise self._fail(error) from error
+
+    def _fail(self, error: sqlite3.Error) -> Exception:
+        self.failed = _translate(error)
+        return self.failed
+
+    def _refuse(self) -> StoreError:
+        return StoreError(f"the unit is over: {self.failed}")
+
+    def end(self) -> None:
+        """Make later use an error: a transaction lives no longer than its unit."""
+        if self.failed is None:
+            self.failed = StoreError("its function has returned")
+
+
+class SQLiteStore:
+    """See the module's text. Made by ``SQLiteStore.open``."""
+
+    dialect = "sqlite"
+
+    def __init__(self, path: str, lock: _ProcessLock) -> None:
+        self._path = path
+        self._lock = lock
+        self._closed = False
+        self._writer = _connect(path)
+        try:
+            mode = self._writer.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+            if mode != "wal":
+                raise StoreError(f"{path}: the file system does not allow SQLite's write-ahead log")
+            self._writer.execute("PRAGMA synchronous = FULL")
+            self._writer.execute(f"PRAGMA journal_size_limit = {_LOG_LIMIT}")
+            self._reader = _connect(path, read_only=True)
+        except sqlite3.Error as error:
+            self._writer.close()
+            raise _translate(error) from error
+        except StoreError:
+            self._writer.close()
+            raise
+        self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
+        self._local = threading.local()
+        self._scanners: list[sqlite3.Connection] = []
+        self._executor = ThreadPoolExecutor(_READERS, thread_name_prefix="certloom-scan")
+        self._thread = threading.Thread(target=self._write_batches, name="certloom-writer", daemon=True)
+        self._thread.start()
+
+    @classmethod
+    async def open(cls, path: str, *, clock: Clock) -> SQLiteStore:
+        """Lock, open and migrate the database file at ``path``, creating it when it is not there.
+
+        Raises ``StoreError`` when another process has it open (naming that process), or it cannot be used.
+        """
+        store = cls._locked(path)
+        try:
+            await store.write(lambda tx: migrations.migrate(tx, cls.dialect, clock.now()))
+        except BaseException:
+            await store.close()
+            raise
+        return store
+
+    @classmethod
+    def _locked(cls, path: str) -> SQLiteStore:
+        path = os.path.abspath(path)
+        lock = _ProcessLock(path)
+        try:
+            # Created here, so that it and the files SQLite puts beside it are nobody else's to read.
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            return cls(path, lock)
+        except OSError as error:
+            lock.release()
+            raise StoreError(f"cannot open the database {path}: {error.strerror}") from error
+        except BaseException:
+            lock.release()
+            raise
+
+    async def read(self, unit: Callable[[Tx], T]) -> T:
+        """Run a unit of point reads, here and now, on one snapshot."""
+        if self._closed:
+            raise StoreError("the store is closed")
+        return _on_snapshot(self._reader, unit)
+
+    async def scan(self, unit: Callable[[Tx], T]) -> T:
+        """Run a long read on a reader thread, on one snapshot."""
+        if self._closed:
+            raise StoreError("the store is closed")
+        return await asyncio.get_running_loop().run_in_executor(self._executor, self._scan, unit)
+
+    def _scan(self, unit: Callable[[Tx], T]) -> T:
+        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = self._local.connection = _connect(self._path, read_only=True)
+            self._scanners.append(connection)
+        return _on_snapshot(connection, unit)
+
+    async def write(self, unit: Callable[[Tx], T]) -> T:
+        """Run a unit in a transaction; return when it is synced to disk."""
+        if self._closed:
+            raise StoreError("the store is closed")
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._queue.put((unit, future))
+        return await future
+
+    async def backup(self, path: str) -> None:
+        """Copy the database, as of one moment, to a new file at ``path`` while everything goes on.
+
+        The file appears under its name only when it is whole and on disk. Raises ``StoreError`` when it
+        already exists or cannot be written.
+        """
+        if self._closed:
+            raise StoreError("the store is closed")
+        await asyncio.get_running_loop().run_in_executor(self._executor, self._backup, path)
+
+    def _backup(self, path: str) -> None:
+        if os.path.exists(path):
+            raise StoreError(f"{path} exists already")
+        partial = f"{path}.partial"
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(partial)
+            os.close(os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+            # In one step: page by page, SQLite would start again after every commit.
+            source, target = _connect(self._path, read_only=True), sqlite3.connect(partial)
+            try:
+                source.backup(target)
+                target.execute("PRAGMA journal_mode = DELETE")
+            finally:
+                source.close()
+                target.close()
+            _sync(partial)
+            os.rename(partial, path)
+            _sync(os.path.dirname(os.path.abspath(path)))
+        except (OSError, sqlite3.Error) as error:
+            with contextlib.suppress(OSError):
+                os.unlink(partial)
+            raise StoreError(f"cannot back up to {path}: {error}") from error
+
+    async def close(self) -> None:
+        """Finish what is queued, fold the log into the database file, let go of the lock."""
+        if self._closed:
+            return
+        self._closed = True
+        self._queue.put(None)
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(None, self._thread.join)
+        await loop.run_in_executor(None, self._executor.shutdown)
+        for connection in (self._reader, *self._scanners):
+            connection.close()
+        try:
+            with contextlib.suppress(sqlite3.Error):
+                await loop.run_in_executor(None, self._writer.execute, "PRAGMA wal_checkpoint(TRUNCATE)")
+            self._writer.close()
+        finally:
+            self._lock.release()
+
+    def _write_batches(self) -> None:
+        take, take_now = self._queue.get, self._queue.get_nowait
+        while True:
+            item = take()
+            batch: list[_Item] = []
+            while item is not None:
+                batch.append(item)
+                if len(batch) == _BATCH:
+                    break
+                try:
+                    item = take_now()
+                except queue.Empty:
+                    break
+            if batch:
+                self._commit(batch)
+            if item is None:
+                return
+
+    def _commit(self, batch: list[_Item]) -> None:
+        """Run a batch in one transaction and tell every future how it went."""
+        execute = self._writer.execute
+        outcomes: list[tuple[asyncio.Future[Any], Any, BaseException | None]] = []
+        alone = len(batch) == 1
+        try:
+            execute("BEGIN IMMEDIATE")
+            for unit, future in batch:
+                tx = _Tx(self._writer)
+                if not alone:
+                    execute("SAVEPOINT unit")
+                try:
+                    result = unit(tx)
+                    if tx.failed is not None:
+                        raise tx.failed
+                except BaseException as error:
+                    outcomes.append((future, None, error))
+                    if not self._writer.in_transaction:
+                        # Disk full and its like: SQLite has rolled back the other units as well.
+                        raise tx.failed or error from error
+                    execute("ROLLBACK" if alone else "ROLLBACK TO unit")
+                else:
+                    outcomes.append((future, result, None))
+                tx.end()
+                if not alone:
+                    execute("RELEASE unit")
+            if self._writer.in_transaction:
+                execute("COMMIT")
+        except BaseException as error:
+            with contextlib.suppress(sqlite3.Error):
+                if self._writer.in_transaction:
+                    execute("ROLLBACK")
+            reason = _translate(error) if isinstance(error, sqlite3.Error) else error
+            if not isinstance(reason, StoreError):
+                reason = StoreError(f"the transaction failed: {reason}")
+            outcomes = [(future, None, reason) for _, future in batch]
+        with contextlib.suppress(RuntimeError):  # the event loop is gone, and with it whoever waited
+            batch[0][1].get_loop().call_soon_threadsafe(_resolve, outcomes)
+
+
+def _resolve(outcomes: list[tuple[asyncio.Future[Any], Any, BaseException | None]]) -> None:
+    for future, result, error in outcomes:
+        if future.done():
+            continue
+        if error is None:
+            future.set_result(result)
+        elif isinstance(error, Exception) and not isinstance(error, StopIteration):
+            future.set_exception(error)
+        else:
+            future.set_exception(RuntimeError(f"a unit raised {error!r}"))
+
+
+def _connect(path: str, *, read_only: bool = False) -> sqlite3.Connection:
+    """A connection as this store wants it. No memory map: an I/O error there is a signal, not an error."""
+    connection = sqlite3.connect(
+        path, timeout=10, isolation_level=None, check_same_thread=False, cached_statements=512
+    )
+    try:
+        connection.execute("PRAGMA mmap_size = 0")
+        connection.execute("PRAGMA cache_size = -32768")
+        connection.execute("PRAGMA temp_store = MEMORY")
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute("PRAGMA trusted_schema = OFF")
+        if read_only:
+            connection.execute("PRAGMA query_only = ON")
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
+
+
+def _on_snapshot(connection: sqlite3.Connection, unit: Callable[[Tx], T]) -> T:
+    tx = _Tx(connection)
+    connection.execute("BEGIN")
+    try:
+        return unit(tx)
+    finally:
+        tx.end()
+        connection.execute("ROLLBACK")
+
+
+def _sync(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+class _ProcessLock:
+    """Keeps a second process off a database: a lock on the file ``PATH.lock``, which holds the owner's id."""
+
+    def __init__(self, path: str) -> None:
+        name = f"{path}.lock"
+        try:
+            self._fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StoreError(f"cannot open {name}: {error.strerror}") from error
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            owner = os.read(self._fd, 32).decode("ascii", "replace").strip() or "unknown"
+            os.close(self._fd)
+            raise StoreError(f"the database {path} is in use by process {owner}") from error
+        os.ftruncate(self._fd, 0)
+        os.write(self._fd, f"{os.getpid()}\n".encode())
+
+    def release(self) -> None:
+        """Let the next process in. The file stays: removing it would let two processes lock two files."""
+        os.ftruncate(self._fd, 0)
+        os.close(self._fd)
