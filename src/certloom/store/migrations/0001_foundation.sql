@@ -191,16 +191,19 @@ CREATE TABLE acme_accounts (
     jwk TEXT NOT NULL,
     status TEXT NOT NULL,
     contact TEXT NOT NULL,
-    terms_agreed INTEGER,
+    terms TEXT,
     credential_id TEXT,
-    binding TEXT,
+    address TEXT NOT NULL,
+    past_thumbprints TEXT NOT NULL,
     created INTEGER NOT NULL
 ) STRICT;
 CREATE UNIQUE INDEX acme_accounts_key ON acme_accounts (channel, thumbprint);
+CREATE INDEX acme_accounts_address ON acme_accounts (channel, address, created);
 
 CREATE TABLE acme_authorizations (
     id TEXT PRIMARY KEY,
     account_id TEXT NOT NULL,
+    order_id TEXT,
     identifier_type TEXT NOT NULL,
     identifier_value TEXT NOT NULL,
     wildcard INTEGER NOT NULL,
@@ -210,8 +213,12 @@ CREATE TABLE acme_authorizations (
     created INTEGER NOT NULL,
     expires INTEGER NOT NULL
 ) STRICT;
-CREATE INDEX acme_authorizations_reuse
-    ON acme_authorizations (account_id, identifier_value, status, expires);
+-- Partial, so that what is pending for an order (nearly every row, once) is in none of them.
+CREATE INDEX acme_authorizations_valid ON acme_authorizations (account_id, identifier_value, expires)
+    WHERE status = 'valid';
+CREATE INDEX acme_authorizations_ahead ON acme_authorizations (account_id, identifier_value, expires)
+    WHERE status = 'pending' AND order_id IS NULL;
+CREATE INDEX acme_authorizations_failed ON acme_authorizations (account_id, id) WHERE status = 'invalid';
 
 -- Status is derived from the authorizations and, once it is set, from the enrolment request.
 CREATE TABLE acme_orders (
@@ -219,7 +226,6 @@ CREATE TABLE acme_orders (
     account_id TEXT NOT NULL,
     channel TEXT NOT NULL,
     profile TEXT NOT NULL,
-    profile_asked INTEGER NOT NULL,
     identifiers TEXT NOT NULL,
     authorization_ids TEXT NOT NULL,
     not_before INTEGER,
@@ -232,5 +238,6 @@ CREATE TABLE acme_orders (
     expires INTEGER NOT NULL
 ) STRICT;
 CREATE INDEX acme_orders_account ON acme_orders (account_id, id);
+CREATE INDEX acme_orders_open ON acme_orders (account_id, expires) WHERE request_id IS NULL AND error IS NULL;
 CREATE INDEX acme_orders_replaces ON acme_orders (replaces_certificate) WHERE replaces_certificate IS NOT NULL;
 CREATE INDEX acme_orders_expires ON acme_orders (expires);
