@@ -1,4 +1,4 @@
-"""Channels: one enrolment address of one protocol, bound to profiles. What differs by protocol is in ``ACMEOptions`` and its kin."""
+"""Channels: one enrolment address of one protocol, bound to profiles. Each protocol has its own struct."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ACMEChannel(
     profiles: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
     """Certificate profiles offered; the first is used when the client names none."""
     profile_descriptions: dict[str, str] = {}
-    """Text per profile for the directory's ``meta.profiles``; a missing one is the profile's own description."""
+    """Text per profile for the directory's ``meta.profiles``; where missing, the profile's description."""
     challenges: tuple[str, ...] = ("http-01", "dns-01", "tls-alpn-01")
     """Of http-01, dns-01, tls-alpn-01, dns-account-01, dns-persist-01."""
     eab_required: bool = False

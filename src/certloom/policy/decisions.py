@@ -39,6 +39,8 @@ class Facts(msgspec.Struct, frozen=True):
     """Asked end in Unix seconds (inclusive), or None for the profile's."""
     approved: bool = False
     """Whether the people whom the profile asks for have agreed."""
+    authority_not_after: int | None = None
+    """The end of the issuing certificate, beyond which nothing it signs is of use (RFC 5280 section 6.1.3)."""
 
 
 class Outcome(StrEnum):
@@ -62,7 +64,10 @@ class LintMode(StrEnum):
 
 
 class CertificateContents(msgspec.Struct, frozen=True):
-    """All of a certificate that policy decides. The authority adds serial, issuer, key identifiers, CDP and AIA."""
+    """All of a certificate that policy decides.
+
+    The authority adds serial, issuer, key identifiers, CRL distribution point and AIA.
+    """
 
     spki: bytes
     """DER SubjectPublicKeyInfo."""
@@ -85,7 +90,10 @@ class CertificateContents(msgspec.Struct, frozen=True):
 
 
 class Decision(msgspec.Struct, frozen=True):
-    """The policy's answer. ``contents`` is set unless the outcome is REFUSE; ``reasons`` unless it is ISSUE."""
+    """The policy's answer.
+
+    ``contents`` is set unless the outcome is REFUSE; ``reasons`` unless it is ISSUE.
+    """
 
     outcome: Outcome
     reasons: tuple[Reason, ...] = ()

@@ -1,0 +1,151 @@
+"""The parts of a profile: rules for keys and names, validity, renewal. ``profiles`` puts them together."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from certloom.pki.identifiers import IdentifierType
+from certloom.policy.decisions import LintMode
+from certloom.policy.durations import LONGEST
+
+Seconds = Annotated[int, msgspec.Meta(ge=0, le=LONGEST)]
+KeyUsage = Literal["auto"] | tuple[str, ...]
+
+
+class _KeyRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="type"):
+    key_usage: tuple[str, ...] = ()
+    """Key usage of certificates for such keys, where it differs from the profile's."""
+
+
+class RSAKeys(_KeyRule, frozen=True, kw_only=True, tag="rsa"):
+    """RSA keys of ``min`` to ``max`` bits."""
+
+    min: Annotated[int, msgspec.Meta(ge=2048, le=8192)] = 2048
+    max: Annotated[int, msgspec.Meta(ge=2048, le=8192)] = 8192
+
+
+class ECKeys(_KeyRule, frozen=True, kw_only=True, tag="ec"):
+    """Elliptic curve keys on these curves."""
+
+    curves: Annotated[tuple[Literal["P-256", "P-384", "P-521"], ...], msgspec.Meta(min_length=1)] = (
+        "P-256",
+        "P-384",
+        "P-521",
+    )
+
+
+class Ed25519Keys(_KeyRule, frozen=True, kw_only=True, tag="ed25519"):
+    """Ed25519 keys (RFC 8410)."""
+
+
+class Ed448Keys(_KeyRule, frozen=True, kw_only=True, tag="ed448"):
+    """Ed448 keys (RFC 8410)."""
+
+
+class MLDSA44Keys(_KeyRule, frozen=True, kw_only=True, tag="ml-dsa-44"):
+    """ML-DSA-44 keys (RFC 9881)."""
+
+
+class MLDSA65Keys(_KeyRule, frozen=True, kw_only=True, tag="ml-dsa-65"):
+    """ML-DSA-65 keys (RFC 9881)."""
+
+
+class MLDSA87Keys(_KeyRule, frozen=True, kw_only=True, tag="ml-dsa-87"):
+    """ML-DSA-87 keys (RFC 9881)."""
+
+
+KeyRule = RSAKeys | ECKeys | Ed25519Keys | Ed448Keys | MLDSA44Keys | MLDSA65Keys | MLDSA87Keys
+
+
+def key_algorithm(rule: KeyRule) -> str:
+    """The algorithm that a rule is about, as ``PublicKeyFacts.algorithm`` names it."""
+    return str(rule.__struct_config__.tag)
+
+
+class TypeRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Which names of one type may be asked for (patterns: see ``name_rules``)."""
+
+    allow: tuple[str, ...] = ()
+    """A name must be covered by one of these; none means any name."""
+    deny: tuple[str, ...] = ()
+    """A name must not touch any of these, whatever ``allow`` says."""
+
+
+class URIRules(TypeRules, frozen=True, kw_only=True):
+    """Which URIs may be asked for."""
+
+    schemes: tuple[Annotated[str, msgspec.Meta(pattern="^[a-z][a-z0-9+.-]*$")], ...] = ()
+    """A URI's scheme must be one of these; none means any scheme."""
+
+
+def type_defaults(type: IdentifierType) -> TypeRules:
+    """The rules for names of a type that a profile says nothing about."""
+    return URIRules() if type is IdentifierType.URI else TypeRules()
+
+
+class NameRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Which names a certificate may have."""
+
+    types: tuple[IdentifierType, ...] = (IdentifierType.DNS,)
+    required: bool = True
+    """Whether there must be at least one."""
+    max: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 100
+    wildcards: bool = False
+    """Whether DNS wildcard names may be asked for."""
+    dns: TypeRules = TypeRules()
+    ip: TypeRules = TypeRules()
+    uri: URIRules = URIRules()
+    email: TypeRules = TypeRules()
+
+
+class Validity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How long certificates live, in seconds; the whole of notBefore to notAfter, both inclusive."""
+
+    default: Annotated[int, msgspec.Meta(ge=60, le=LONGEST)]
+    """Lifetime when the requester asks for none."""
+    max: Annotated[int, msgspec.Meta(ge=60, le=LONGEST)] | None = None
+    """Longest lifetime that may be asked for; ``default`` unless set."""
+    requester_may_ask: bool = True
+    """Whether notBefore and notAfter may be asked for (RFC 8555 section 7.4)."""
+    backdate: Seconds = 0
+    """How far before the time of issuance notBefore lies, for clients whose clocks are slow."""
+    ahead: Seconds = 30 * 86400
+    """How far ahead an asked notBefore may lie."""
+
+
+class RenewalRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The span of a certificate's life over which renewals of a fleet are spread.
+
+    Each end is a share of the lifetime gone by (a number with a point: 0.66) or a time before expiry
+    (``"30d"``, or whole seconds).
+    """
+
+    start: float | int = 0.66
+    end: float | int = 0.8
+
+
+class ExtraExtension(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """An extension that every certificate of the profile carries, beside those Certloom writes itself."""
+
+    oid: Annotated[str, msgspec.Meta(pattern=r"^[0-2](\.(0|[1-9][0-9]*)){1,30}$")]
+    critical: bool = False
+    value: Annotated[str, msgspec.Meta(min_length=4, max_length=8192)]
+    """Hexadecimal DER of the value (inside the OCTET STRING)."""
+
+
+class Approval(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How many people must agree before a certificate is issued."""
+
+    approvers: Annotated[int, msgspec.Meta(ge=0, le=10)] = 0
+    good_for: Annotated[int, msgspec.Meta(ge=60, le=365 * 86400)] = 7 * 86400
+    """Seconds that a request waits for them, and so how long the first agreement of several stays good."""
+
+
+class Lint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Whether certificates are linted before they are signed."""
+
+    mode: LintMode = LintMode.FIRST_OF_SHAPE
+    level: Literal["notice", "warning", "error", "fatal"] = "warning"
+    """Findings at or above this severity stop issuance."""
