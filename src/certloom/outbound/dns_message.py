@@ -46,6 +46,10 @@ class MessageError(ValueError):
     """The bytes are no well-formed answer to the question."""
 
 
+class InvalidName(MessageError):
+    """The question cannot be put: not a name that DNS holds."""
+
+
 class Answer(msgspec.Struct, frozen=True):
     """What a resolver said."""
 
@@ -79,10 +83,10 @@ def encode_query(
 ) -> bytes:
     """One question with recursion desired. ``query_id`` is two random bytes; ``name`` has no trailing dot.
 
-    Raises ``MessageError`` for a name that is no host name (underscores are let through) or is too long.
+    Raises ``InvalidName`` for what is no host name (underscores are let through) or is too long.
     """
     if not _LABELS.fullmatch(name) or len(name) > 253:
-        raise MessageError("not a DNS name")
+        raise InvalidName("not a DNS name")
     parts = [query_id, b"\x01\x20" if dnssec else b"\x01\x00", b"\x00\x01\x00\x00\x00\x00\x00"]
     parts.append(b"\x01" if edns else b"\x00")
     for label in name.encode().split(b"."):
@@ -95,7 +99,7 @@ def encode_query(
 
 
 def parse_answer(query: bytes, message: bytes) -> Answer | None:
-    """The answer in ``message`` to ``query``, or None if it answers something else (a stray or forged datagram).
+    """The answer in ``message`` to ``query``; None if it answers something else (stray or forged).
 
     Raises ``MessageError`` for an answer to this question that is not well formed.
     """
@@ -182,7 +186,7 @@ def _record(message: bytes, position: int) -> tuple[bytes, bytes, int, int]:
 
 
 def _name(message: bytes, position: int) -> tuple[bytes, int]:
-    """A name as uncompressed lower-case wire bytes, and where it ends in the message (RFC 1035 section 4.1.4)."""
+    """A name as uncompressed lower-case wire bytes, and where it ends (RFC 1035 section 4.1.4)."""
     labels: list[bytes] = []
     length, end, limit = 1, 0, position
     try:

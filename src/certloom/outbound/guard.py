@@ -4,9 +4,9 @@ Whoever asks for a certificate or configures a webhook makes this server open co
 be used to reach what only it can reach. The guard is asked about the very address a socket is about to be
 connected to, never about a name, so that an answer that changes in between (DNS rebinding) gains nothing.
 
-Private ranges are allowed: an internal CA lives among them. Denied by default is what belongs to this host
-alone (loopback, unspecified), to its link (link-local, and with it cloud metadata), and what is no single host
-(multicast, broadcast, reserved). An IPv6 address that carries an IPv4 address is judged by both.
+Private ranges are allowed: an internal CA lives among them. Denied by default is what belongs to this
+host alone (loopback, unspecified), to its link (link-local, and with it cloud metadata), and what is no
+single host (multicast, broadcast, reserved). An IPv6 address that carries an IPv4 address is judged by both.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class AddressGuard:
     equal length ``deny``; where none does, the default denials do."""
 
     def __init__(self, allow: Iterable[str] = (), deny: Iterable[str] = ()) -> None:
-        """``allow`` and ``deny`` are CIDR ranges or single addresses. Raises ``ValueError`` naming a bad one."""
+        """``allow`` and ``deny`` are CIDR ranges or addresses. Raises ``ValueError`` naming a bad one."""
         rules = [(network, "") for network in _networks(allow)]
         rules += [(network, "denied by configuration") for network in _networks(deny)]
         # Longest prefix first, and denials before allowances of the same length.
@@ -126,9 +126,7 @@ def _embedded(number: int) -> Iterator[int]:
         yield number & _LOW_32
     elif number >> 80 == 0x0064_FF9B_0001:  # NAT64 with a local prefix, RFC 8215
         yield number & _LOW_32
-        if (
-            number & 0xFF_FFFF == 0
-        ):  # where in the address depends on the prefix's length, RFC 6052 section 2.2
+        if number & 0xFF_FFFF == 0:  # its place depends on the prefix's length, RFC 6052 section 2.2
             yield (number >> 64 & 0xFFFF) << 16 | (number >> 40 & 0xFFFF)
             yield (number >> 64 & 0xFF) << 24 | (number >> 32 & 0xFF_FFFF)
             yield number >> 24 & _LOW_32

@@ -29,6 +29,7 @@ from certloom.outbound.dns_message import (
     TYPE_TXT,
     Answer,
     CAARecord,
+    InvalidName,
     MessageError,
 )
 from certloom.outbound.system_dns import Endpoint, SystemDNS, parse_resolver
@@ -93,7 +94,7 @@ class Resolver:
         return await self._addresses(name, TYPE_AAAA, socket.AF_INET6, timeout_seconds)
 
     async def addresses(self, name: str, *, timeout_seconds: float | None = None) -> tuple[str, ...]:
-        """All addresses of ``name``, IPv6 first; both questions are asked at once. Fails only if neither has any."""
+        """All addresses of ``name``, IPv6 first, both asked at once. Fails only if there are none at all."""
         answers = await asyncio.gather(
             self.ipv6(name, timeout_seconds=timeout_seconds),
             self.ipv4(name, timeout_seconds=timeout_seconds),
@@ -120,7 +121,7 @@ class Resolver:
             raise ServerFailure(name, "TXT", f"a TXT record of {name} is malformed: {error}") from None
 
     async def caa(self, name: str, *, timeout_seconds: float | None = None) -> tuple[CAARecord, ...]:
-        """The CAA records of ``name``, at least one. One that is malformed fails the call: it might forbid."""
+        """The CAA records of ``name``, at least one. A malformed one fails the call: it might forbid."""
         answer = await self._ask(name, TYPE_CAA, timeout_seconds)
         try:
             return tuple([dns_message.parse_caa(rdata) for rdata in answer.rdatas])
@@ -149,50 +150,56 @@ class Resolver:
 
     async def _ask(self, name: str, record_type: int, timeout_seconds: float | None) -> Answer:
         """A NOERROR answer with at least one record."""
-        kind = TYPE_NAMES[record_type]
         timeout = self._timeout if timeout_seconds is None else min(self._timeout, timeout_seconds)
-        servers = self._in_order()
-        answer: Answer | None = None
-        problem = ""
-        try:
-            async with asyncio.timeout(timeout):
-                for attempt in range(ROUNDS * len(servers)):
-                    server = servers[attempt % len(servers)]
-                    patience = timeout / (ROUNDS * len(servers))
-                    try:
-                        answer = await self._exchange(server, name, record_type, patience)
-                    except MessageError as error:
-                        problem = f"the answer is malformed: {error}"
-                    except TimeoutError:
-                        pass
-                    except OSError as error:
-                        problem = f"resolver {server[0]} port {server[1]}: {error.strerror or error}"
-                    else:
-                        if answer.rcode in (RCODE_NOERROR, RCODE_NXDOMAIN):
-                            self._answered_last = server
-                            break
-        except TimeoutError:
-            pass
+        answer, problem = await self._first_answer(name, record_type, timeout)
+        kind = TYPE_NAMES[record_type]
+        asked = f"looking up {kind} of {name}"
         if answer is None:
             if problem:
-                raise ServerFailure(name, kind, f"looking up {kind} of {name}: {problem}")
-            raise ResolverTimeout(
-                name, kind, f"looking up {kind} of {name}: no answer within {timeout:.0f} s"
-            )
+                raise ServerFailure(name, kind, f"{asked}: {problem}")
+            raise ResolverTimeout(name, kind, f"{asked}: no answer within {timeout:.0f} s")
         if answer.rcode == RCODE_NXDOMAIN:
-            raise NoSuchName(name, kind, f"looking up {kind} of {name}: no such name (NXDOMAIN)")
+            raise NoSuchName(name, kind, f"{asked}: no such name (NXDOMAIN)")
         if answer.rcode != RCODE_NOERROR:
             rcode = RCODE_NAMES.get(answer.rcode, f"RCODE {answer.rcode}")
             why = "".join(c if " " <= c <= "~" else "?" for c in answer.explanation[:100])
-            said = f"{rcode} ({why})" if why else rcode
-            raise ServerFailure(name, kind, f"looking up {kind} of {name}: the resolver answered {said}")
-        if self._dnssec and record_type == TYPE_CAA and not answer.authentic:
             raise ServerFailure(
-                name, kind, f"looking up {kind} of {name}: the answer is not secured by DNSSEC"
+                name, kind, f"{asked}: the resolver said {rcode}" + (f" ({why})" if why else "")
             )
+        if self._dnssec and record_type == TYPE_CAA and not answer.authentic:
+            raise ServerFailure(name, kind, f"{asked}: the answer is not secured by DNSSEC")
         if not answer.rdatas:
-            raise NoData(name, kind, f"looking up {kind} of {name}: the name has no {kind} record")
+            raise NoData(name, kind, f"{asked}: the name has no {kind} record")
         return answer
+
+    async def _first_answer(self, name: str, record_type: int, seconds: float) -> tuple[Answer | None, str]:
+        """The first answer that is none of the resolver's own troubles; failing that, the last answer of any
+        kind (or None) and what else went wrong (or an empty string)."""
+        servers = self._in_order()
+        now = asyncio.get_running_loop().time
+        deadline = now() + seconds
+        share = seconds / (ROUNDS * len(servers))
+        answer: Answer | None = None
+        problem = ""
+        for attempt in range(ROUNDS * len(servers)):
+            server = servers[attempt % len(servers)]
+            until = min(now() + share, deadline)
+            try:
+                answer = await self._exchange(server, name, record_type, until)
+            except InvalidName as error:
+                kind = TYPE_NAMES[record_type]
+                raise NoSuchName(name, kind, f"looking up {kind} of {name}: {error}") from None
+            except MessageError as error:
+                problem = f"the answer is malformed: {error}"
+            except TimeoutError:
+                pass
+            except OSError as error:
+                problem = f"a resolver cannot be reached: {error.strerror or error}"
+            else:
+                if answer.rcode in (RCODE_NOERROR, RCODE_NXDOMAIN):
+                    self._answered_last = server
+                    break
+        return answer, problem
 
     def _in_order(self) -> tuple[Endpoint, ...]:
         servers = self._servers or self._system.resolvers()
@@ -201,26 +208,23 @@ class Resolver:
             return servers
         return (first, *(server for server in servers if server != first))
 
-    async def _exchange(self, server: Endpoint, name: str, record_type: int, patience: float) -> Answer:
-        """One resolver's answer, over TCP if it does not fit a datagram, without EDNS if it does not know that.
-
-        Raises ``MessageError``, ``TimeoutError``, ``OSError``.
-        """
-        answer = Answer(RCODE_FORMERR, False, False, (), "")
+    async def _exchange(self, server: Endpoint, name: str, record_type: int, until: float) -> Answer:
+        """One resolver's answer by ``until`` (loop time): over TCP if it does not fit a datagram, without
+        EDNS if the resolver does not know that. Raises ``MessageError``, ``TimeoutError``, ``OSError``."""
         for edns in (True, False):
             query = dns_message.encode_query(
                 os.urandom(2), name, record_type, edns=edns, dnssec=edns and self._dnssec
             )
-            answer = await _over_udp(server, query, patience)
+            answer = await _over_udp(server, query, until)
             if answer.truncated:
-                async with asyncio.timeout(patience):
+                async with asyncio.timeout_at(until):
                     answer = await _over_tcp(server, query)
             if answer.rcode != RCODE_FORMERR:
                 break
         return answer
 
 
-async def _over_udp(server: Endpoint, query: bytes, patience: float) -> Answer:
+async def _over_udp(server: Endpoint, query: bytes, until: float) -> Answer:
     """The first datagram from ``server`` that answers ``query``; others are ignored."""
     loop = asyncio.get_running_loop()
     answered: asyncio.Future[Answer] = loop.create_future()
@@ -252,7 +256,7 @@ async def _over_udp(server: Endpoint, query: bytes, patience: float) -> Answer:
         if not answered.done():
             answered.set_exception(TimeoutError())
 
-    timer = loop.call_later(patience, expire)
+    timer = loop.call_at(until, expire)
     loop.add_reader(udp, readable)
     try:
         return await answered

@@ -51,7 +51,7 @@ class SystemDNS:
 
 
 class _Watched(Generic[Parsed]):
-    """A file's meaning, kept until the file changes. A file that cannot be read means what an empty one does."""
+    """A file's meaning, kept until the file changes. An unreadable file means what an empty one does."""
 
     def __init__(self, path: Path, parse: Callable[[str], Parsed]) -> None:
         self._path = path

@@ -1,7 +1,7 @@
 """Proof of control over what a certificate is to name.
 
-``Validator.validate`` checks one challenge once; who calls it decides about retries. ``CAAChecker.check`` asks
-whether the domain's owner lets this CA issue at all.
+``Validator.validate`` checks one challenge once; who calls it decides about retries. ``CAAChecker.check``
+asks whether the domain's owner lets this CA issue at all.
 """
 
 from certloom.validation.caa import CAAChecker

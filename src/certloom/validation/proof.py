@@ -71,10 +71,10 @@ class Validated(msgspec.Struct, frozen=True):
 class ValidationFailed(Exception):
     """Control was not proved.
 
-    ``code`` is the ACME error type without its URN (RFC 8555 section 6.7): connection, dns, tls, unauthorized,
-    incorrectResponse, caa or malformed. ``detail`` is fit for the requester's eyes: printable, bounded, and
-    with at most ``EXCERPT_LIMIT`` characters of what the other side sent. ``retryable`` says whether the same
-    check may succeed a little later without the requester doing anything.
+    ``code`` is the ACME error type without its URN (RFC 8555 section 6.7): connection, dns, tls,
+    unauthorized, incorrectResponse, caa or malformed. ``detail`` is fit for the requester's eyes: printable,
+    bounded, with at most ``EXCERPT_LIMIT`` characters of what the other side sent. ``retryable`` says whether
+    the same check may succeed a little later without the requester doing anything.
     """
 
     def __init__(self, code: str, detail: str, retryable: bool = False) -> None:
