@@ -40,7 +40,7 @@ class Facts(msgspec.Struct, frozen=True):
     approved: bool = False
     """Whether the people whom the profile asks for have agreed."""
     authority_not_after: int | None = None
-    """The end of the issuing certificate, beyond which nothing it signs is of use (RFC 5280 section 6.1.3)."""
+    """The end of the authority's certificate, beyond which nothing it signs is of use; None if not known."""
 
 
 class Outcome(StrEnum):

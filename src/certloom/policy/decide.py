@@ -1,0 +1,289 @@
+"""The decision: a profile and the facts of one ask in, ``Decision`` out. No I/O, no clock, no state.
+
+Every reason to refuse is collected, so that who asks can put everything right at once. The codes:
+
+============================ ======================================================================
+code                         meaning
+============================ ======================================================================
+key-type-not-allowed         the profile has no rule for this key, or the key does not satisfy it
+key-blocked                  the key is on the blocklist
+no-names                     the profile wants a name, or the certificate would say nothing at all
+too-many-names               more names than the profile takes; none of them was looked at
+identifier-type-not-allowed  the profile takes no names of this type
+wildcard-not-allowed         a wildcard name, where the profile takes none
+name-not-allowed             a name that the profile's rules do not allow, or deny
+subject-not-allowed          the CSR's subject does not fill the profile's template
+validity-not-allowed         notBefore or notAfter asked for, where the requester has no say
+validity-in-past             it would have ended, or begun earlier than the profile backdates
+validity-too-far-ahead       it would begin later than the profile allows
+validity-too-long            it would last longer than the profile, or the authority, allows
+validity-empty               it would end before it begins
+authority-expired            the authority's own certificate ends too soon to issue under it
+============================ ======================================================================
+
+With outcome ASK the one reason is ``approval-needed``.
+
+What is asked of notBefore and notAfter is granted exactly or refused, never changed (RFC 8555 section 7.4).
+What is not asked is the profile's to choose: it is then fitted to the profile's longest validity and to the
+end of the authority's certificate, and never backdated by more than a quarter of the whole, so that a fresh
+certificate is never past its renewal window.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from certloom.pki.extensions import Extension
+from certloom.pki.identifiers import Identifier, IdentifierType
+from certloom.pki.keys import PublicKeyFacts
+from certloom.policy.decisions import CertificateContents, Decision, Facts, Outcome, Reason
+from certloom.policy.name_rules import Patterns, compile_patterns
+from certloom.policy.profile_parts import (
+    ECKeys,
+    KeyRule,
+    RSAKeys,
+    TypeRules,
+    URIRules,
+    Validity,
+    key_algorithm,
+)
+from certloom.policy.profiles import Profile
+from certloom.policy.subjects import Template
+from certloom.policy.usages import automatic_key_usage, in_bit_order, purpose_oid, serves_tls
+
+_SHORTEST = 60
+"""Seconds of life, from now, below which no certificate is worth issuing."""
+
+
+class _TypeCheck:
+    """The compiled rules for names of one type."""
+
+    __slots__ = ("allow", "deny", "free", "schemes")
+
+    def __init__(self, type: IdentifierType, rules: TypeRules) -> None:
+        self.allow: Patterns | None = compile_patterns(type, rules.allow) if rules.allow else None
+        self.deny: Patterns | None = compile_patterns(type, rules.deny) if rules.deny else None
+        self.schemes = frozenset(rules.schemes) if isinstance(rules, URIRules) else frozenset()
+        self.free = self.allow is None and self.deny is None and not self.schemes
+
+    def accepts(self, value: str) -> bool:
+        if self.schemes and value.partition(":")[0] not in self.schemes:
+            return False
+        if self.deny is not None and self.deny.touch(value):
+            return False
+        return self.allow is None or self.allow.cover(value)
+
+
+class _KeyCheck:
+    """The compiled rule for keys of one algorithm."""
+
+    __slots__ = ("curves", "key_usage", "longest", "shortest")
+
+    def __init__(self, rule: KeyRule, profile: Profile, purposes: tuple[str, ...]) -> None:
+        self.shortest, self.longest = (rule.min, rule.max) if isinstance(rule, RSAKeys) else (0, 0)
+        self.curves = frozenset(rule.curves) if isinstance(rule, ECKeys) else None
+        if rule.key_usage:
+            usage = rule.key_usage
+        elif profile.key_usage == "auto":
+            usage = automatic_key_usage(key_algorithm(rule), purposes)
+        else:
+            usage = profile.key_usage
+        self.key_usage = in_bit_order(usage)
+
+    def unfit(self, key: PublicKeyFacts) -> str | None:
+        if self.curves is not None and key.curve not in self.curves:
+            return f"the curve {key.curve} is not allowed, only {', '.join(sorted(self.curves))}"
+        if self.longest and not self.shortest <= key.bits <= self.longest:
+            return f"RSA keys of {self.shortest} to {self.longest} bits are allowed, this one has {key.bits}"
+        return None
+
+
+class _Compiled:
+    """What every decision by one profile has in common, worked out once."""
+
+    __slots__ = (
+        "extensions",
+        "keys",
+        "longest",
+        "names_max",
+        "names_required",
+        "purposes",
+        "template",
+        "types",
+        "wildcards",
+    )
+
+    def __init__(self, profile: Profile) -> None:
+        self.purposes = tuple(purpose_oid(purpose) for purpose in profile.extended_key_usage)
+        self.keys = {key_algorithm(rule): _KeyCheck(rule, profile, self.purposes) for rule in profile.keys}
+        names = profile.names
+        self.types = {type: _TypeCheck(type, getattr(names, type.value)) for type in names.types}
+        self.wildcards = names.wildcards
+        self.names_max = names.max
+        self.names_required = names.required
+        self.template = Template(profile.subject, common_name_is_name=serves_tls(self.purposes))
+        self.extensions = tuple(
+            Extension(extension.oid, extension.critical, bytes.fromhex(extension.value))
+            for extension in profile.extensions
+        )
+        self.longest = profile.validity.max or profile.validity.default
+
+
+# A profile hashes once (it caches its hash) and is then found by identity.
+@lru_cache(maxsize=1024)
+def _compiled(profile: Profile) -> _Compiled:
+    return _Compiled(profile)
+
+
+def decide(profile: Profile, version: int, facts: Facts) -> Decision:
+    """What this profile, in this version, says to this ask."""
+    compiled = _compiled(profile)
+    reasons: list[Reason] = []
+
+    key = facts.key
+    check = compiled.keys.get(key.algorithm)
+    if check is None:
+        allowed = ", ".join(compiled.keys)
+        reasons.append(
+            Reason("key-type-not-allowed", f"{key.algorithm} keys are not allowed, only {allowed}")
+        )
+    elif complaint := check.unfit(key):
+        reasons.append(Reason("key-type-not-allowed", complaint))
+    if facts.key_is_blocked:
+        reasons.append(Reason("key-blocked", "the key is on the blocklist"))
+
+    identifiers = facts.identifiers
+    if len(identifiers) > 1:
+        identifiers = tuple(dict.fromkeys(identifiers))
+    if len(identifiers) > compiled.names_max:
+        reasons.append(
+            Reason("too-many-names", f"{len(identifiers)} names, of at most {compiled.names_max} allowed")
+        )
+        return Decision(Outcome.REFUSE, tuple(reasons))
+    _check_names(compiled, identifiers, reasons)
+
+    subject = compiled.template.render(
+        identifiers,
+        facts.csr_subject,
+        lambda complaint: reasons.append(Reason("subject-not-allowed", complaint)),
+    )
+    if not identifiers and (compiled.names_required or not (subject.attributes or reasons)):
+        reasons.append(Reason("no-names", "the certificate needs at least one name"))
+
+    not_before, not_after = _validity(profile.validity, compiled.longest, facts, reasons)
+
+    if reasons:
+        return Decision(Outcome.REFUSE, tuple(reasons))
+    assert check is not None
+    lint = profile.lint
+    contents = CertificateContents(
+        spki=key.spki,
+        subject=subject,
+        identifiers=identifiers,
+        not_before=not_before,
+        not_after=not_after,
+        key_usage=check.key_usage,
+        extended_key_usage=compiled.purposes,
+        extensions=compiled.extensions,
+        authority=profile.authority,
+        profile=profile.name,
+        profile_version=version,
+        lint=lint.mode,
+        lint_level=lint.level,
+    )
+    approvers = profile.approval.approvers
+    if approvers and not facts.approved:
+        people = "a person" if approvers == 1 else f"{approvers} people"
+        return Decision(
+            Outcome.ASK,
+            (Reason("approval-needed", f"{people} must agree first"),),
+            contents,
+            approvers,
+            profile.approval.good_for,
+        )
+    return Decision(Outcome.ISSUE, (), contents)
+
+
+def _check_names(compiled: _Compiled, identifiers: tuple[Identifier, ...], reasons: list[Reason]) -> None:
+    types = compiled.types
+    for identifier in identifiers:
+        check = types.get(identifier.type)
+        value = identifier.value
+        if check is None:
+            reasons.append(
+                Reason(
+                    "identifier-type-not-allowed",
+                    f"names of type {identifier.type.value} are not allowed: {value}",
+                    identifier,
+                )
+            )
+            continue
+        if not compiled.wildcards and value.startswith("*.") and identifier.type is IdentifierType.DNS:
+            reasons.append(
+                Reason("wildcard-not-allowed", f"wildcard names are not allowed: {value}", identifier)
+            )
+        if not check.free and not check.accepts(value):
+            reasons.append(
+                Reason("name-not-allowed", f"the profile does not allow the name {value}", identifier)
+            )
+
+
+def _validity(validity: Validity, longest: int, facts: Facts, reasons: list[Reason]) -> tuple[int, int]:
+    """notBefore and notAfter in Unix seconds; meaningless where a reason was added."""
+    now = facts.now
+    asked_start, asked_end, authority_end = facts.not_before, facts.not_after, facts.authority_not_after
+    if asked_start is None and asked_end is None:
+        start = now - validity.backdate
+        end = start + validity.default - 1
+        if authority_end is not None and end > authority_end:
+            end = authority_end
+            start = max(start, now - (end - now) // 3)
+            if end - now < _SHORTEST:
+                reasons.append(Reason("authority-expired", "the authority's certificate ends too soon"))
+        return start, end
+
+    if not validity.requester_may_ask:
+        reasons.append(
+            Reason("validity-not-allowed", "notBefore and notAfter are not the requester's to choose")
+        )
+        return 0, 0
+    if asked_start is None:
+        assert asked_end is not None
+        end = asked_end
+        # A quarter of the whole is a third of what is left.
+        start = min(now, max(now - validity.backdate, end + 1 - longest, now - max(0, end - now) // 3))
+    else:
+        start = asked_start
+        end = start + validity.default - 1 if asked_end is None else asked_end
+        if asked_end is None and authority_end is not None:
+            end = min(end, authority_end)
+        # People may take their time to approve; what was asked for is then still granted exactly.
+        earliest = now - validity.backdate
+        if start < earliest and not facts.approved:
+            reasons.append(
+                Reason(
+                    "validity-in-past",
+                    f"notBefore may lie at most {validity.backdate} seconds in the past"
+                    if validity.backdate
+                    else "notBefore may not lie in the past",
+                )
+            )
+        elif start > now + validity.ahead:
+            reasons.append(
+                Reason("validity-too-far-ahead", f"notBefore may lie at most {validity.ahead} seconds ahead")
+            )
+    if end <= start:
+        reasons.append(Reason("validity-empty", "notAfter is not after notBefore"))
+    elif end - now < _SHORTEST:
+        reasons.append(Reason("validity-in-past", "notAfter lies in the past, or less than a minute ahead"))
+    elif now - start > (end - start) // 4 and not facts.approved:
+        reasons.append(
+            Reason("validity-in-past", "more than a quarter of the asked validity would be over at once")
+        )
+    elif end - start + 1 > longest:
+        reasons.append(
+            Reason("validity-too-long", f"{end - start + 1} seconds, of at most {longest} allowed")
+        )
+    if authority_end is not None and end > authority_end:
+        reasons.append(Reason("validity-too-long", "the authority's own certificate ends earlier"))
+    return start, end
