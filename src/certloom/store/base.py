@@ -51,6 +51,10 @@ class Tx(Protocol):
         """Run a statement once for each row of parameters."""
         ...
 
+    def signal(self, topic: str) -> None:
+        """Once this unit has committed, call whoever listens to ``topic`` (``Store.listen``)."""
+        ...
+
 
 class Store(Protocol):
     """A database of either kind."""
@@ -68,6 +72,10 @@ class Store(Protocol):
 
     async def write(self, unit: Callable[[Tx], T]) -> T:
         """Run a unit in a transaction; return when it is durable. Any exception rolls the whole unit back."""
+        ...
+
+    def listen(self, topic: str, callback: Callable[[], None]) -> None:
+        """Call ``callback`` in the event loop after the commit of any unit that signalled ``topic``."""
         ...
 
     async def close(self) -> None:

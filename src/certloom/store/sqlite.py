@@ -70,7 +70,7 @@ def _translate(error: sqlite3.Error) -> Exception:
 class _Tx:
     """One unit's view of a connection. After its first error it refuses everything, as PostgreSQL would."""
 
-    __slots__ = ("_connection", "_execute", "failed")
+    __slots__ = ("_connection", "_execute", "failed", "signals")
 
     for_update = ""
 
@@ -78,6 +78,7 @@ class _Tx:
         self._connection = connection
         self._execute = connection.execute
         self.failed: Exception | None = None
+        self.signals: set[str] | None = None
 
     def one(self, sql: str, params: Sequence[Any] = ()) -> Row | None:
         if self.failed is not None:
@@ -111,6 +112,11 @@ class _Tx:
             self._connection.executemany(sql, rows)
         except sqlite3.Error as error:
             raise self._fail(error) from error
+
+    def signal(self, topic: str) -> None:
+        if self.signals is None:
+            self.signals = set()
+        self.signals.add(topic)
 
     def _fail(self, error: sqlite3.Error) -> Exception:
         self.failed = _translate(error)
@@ -149,6 +155,7 @@ class SQLiteStore:
             self._writer.close()
             raise
         self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
+        self._listeners: dict[str, list[Callable[[], None]]] = {}
         self._local = threading.local()
         self._scanners: list[sqlite3.Connection] = []
         self._executor = ThreadPoolExecutor(_READERS, thread_name_prefix="certloom-scan")
@@ -210,6 +217,10 @@ class SQLiteStore:
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._queue.put((unit, future))
         return await future
+
+    def listen(self, topic: str, callback: Callable[[], None]) -> None:
+        """Call ``callback`` in the event loop after the commit of any unit that signalled ``topic``."""
+        self._listeners.setdefault(topic, []).append(callback)
 
     async def backup(self, path: str) -> None:
         """Copy the database, as of one moment, to a new file at ``path`` while everything goes on.
@@ -285,6 +296,7 @@ class SQLiteStore:
         """Run a batch in one transaction and tell every future how it went."""
         execute = self._writer.execute
         outcomes: list[tuple[asyncio.Future[Any], Any, BaseException | None]] = []
+        signals: set[str] = set()
         alone = len(batch) == 1
         try:
             execute("BEGIN IMMEDIATE")
@@ -304,6 +316,8 @@ class SQLiteStore:
                     execute("ROLLBACK" if alone else "ROLLBACK TO unit")
                 else:
                     outcomes.append((future, result, None))
+                    if tx.signals is not None:
+                        signals |= tx.signals
                 tx.end()
                 if not alone:
                     execute("RELEASE unit")
@@ -317,20 +331,29 @@ class SQLiteStore:
             if not isinstance(reason, StoreError):
                 reason = StoreError(f"the transaction failed: {reason}")
             outcomes = [(future, None, reason) for _, future in batch]
+            signals.clear()
         with contextlib.suppress(RuntimeError):  # the event loop is gone, and with it whoever waited
-            batch[0][1].get_loop().call_soon_threadsafe(_resolve, outcomes)
+            batch[0][1].get_loop().call_soon_threadsafe(self._resolve, outcomes, signals)
+
+    def _resolve(
+        self, outcomes: list[tuple[asyncio.Future[Any], Any, BaseException | None]], signals: set[str]
+    ) -> None:
+        for topic in signals:
+            for callback in self._listeners.get(topic, ()):
+                callback()
+        for outcome in outcomes:
+            _settle(*outcome)
 
 
-def _resolve(outcomes: list[tuple[asyncio.Future[Any], Any, BaseException | None]]) -> None:
-    for future, result, error in outcomes:
-        if future.done():
-            continue
-        if error is None:
-            future.set_result(result)
-        elif isinstance(error, Exception) and not isinstance(error, StopIteration):
-            future.set_exception(error)
-        else:
-            future.set_exception(RuntimeError(f"a unit raised {error!r}"))
+def _settle(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
+    if future.done():
+        return
+    if error is None:
+        future.set_result(result)
+    elif isinstance(error, Exception) and not isinstance(error, StopIteration):
+        future.set_exception(error)
+    else:
+        future.set_exception(RuntimeError(f"a unit raised {error!r}"))
 
 
 def _connect(path: str, *, read_only: bool = False) -> sqlite3.Connection:

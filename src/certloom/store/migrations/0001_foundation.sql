@@ -173,6 +173,7 @@ CREATE TABLE jobs (
     payload TEXT NOT NULL,
     state TEXT NOT NULL,
     attempt INTEGER NOT NULL,
+    lost INTEGER NOT NULL DEFAULT 0,
     due_ms INTEGER NOT NULL,
     lease_node TEXT,
     lease_until_ms INTEGER,
