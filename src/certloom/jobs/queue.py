@@ -210,7 +210,7 @@ def expire_leases(tx: Tx) -> int:
 
 
 def prune(tx: Tx, finished_before: int, limit: int = 1000) -> int:
-    """Delete up to ``limit`` jobs that ended before a time; returns how many, ``limit`` if there may be more."""
+    """Delete up to ``limit`` jobs that ended before a time; returns how many (``limit``: ask again)."""
     return tx.run(
         "DELETE FROM jobs WHERE id IN (SELECT id FROM jobs WHERE finished < ? ORDER BY id LIMIT ?)",
         (finished_before, limit),

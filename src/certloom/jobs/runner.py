@@ -30,7 +30,7 @@ log = structlog.get_logger(__name__)
 class Retry(Exception):
     """Raised by a handler: not now, try again in ``after_s`` seconds.
 
-    The retries the job was registered with do not bound it: the handler says when to stop, by ``job.attempt``.
+    The retries it was registered with do not bound it: the handler says when to stop, by ``job.attempt``.
     """
 
     def __init__(self, after_s: float, message: str = "") -> None:
