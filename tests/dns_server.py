@@ -1,0 +1,148 @@
+"""A small DNS server on loopback, UDP and TCP, that says and does what a test tells it.
+
+It behaves as a recursive resolver would: a CNAME is followed within its own records.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socketserver
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from typing import Literal
+
+import dns.edns
+import dns.exception
+import dns.flags
+import dns.message
+import dns.name
+import dns.rcode
+import dns.rdatatype
+import dns.rrset
+
+Records = dict[tuple[str, str], list[str]]
+"""(name, type) to record data in zone file text: ``{("a.example", "A"): ["127.0.0.1"]}``."""
+Behaviour = Literal["servfail", "nxdomain", "refused", "silent", "garbage", "formerr"]
+
+
+class DNSServer:
+    """Everything but ``asked`` may be changed at any time, from the test's thread."""
+
+    def __init__(self, records: Mapping[tuple[str, str], list[str]] | None = None) -> None:
+        self.records: Records = dict(records or {})
+        self.behaviour: dict[str, Behaviour] = {}
+        """By name: how to fail; ``*`` stands for every name."""
+        self.truncate = False
+        """Whether answers over UDP carry nothing but the TC bit."""
+        self.authentic = False
+        """Whether answers carry the AD bit."""
+        self.knows_edns = True
+        self.extended_error: tuple[int, str] | None = None
+        """Code and text that come with every failure (RFC 8914)."""
+        self.on_query: Callable[[str, str], None] = lambda name, kind: None
+        """Called with name and type before each answer is made: to change answers between queries."""
+        self.asked: list[tuple[str, str, str]] = []
+        """Name, type and transport of every question, in order."""
+        self.port = 0
+
+    @property
+    def address(self) -> str:
+        """As settings want it."""
+        return f"127.0.0.1:{self.port}"
+
+    def answer(self, wire: bytes, transport: str) -> bytes | None:
+        """The response to a query's bytes; None for silence."""
+        query = dns.message.from_wire(wire)
+        question = query.question[0]
+        name = question.name.to_text(omit_final_dot=True).lower()
+        kind = dns.rdatatype.to_text(question.rdtype)
+        self.asked.append((name, kind, transport))
+        self.on_query(name, kind)
+        behaviour = self.behaviour.get(name) or self.behaviour.get("*")
+        if behaviour == "silent":
+            return None
+        if behaviour == "garbage":
+            return wire[:2] + b"\x81\x80" + wire[4:6] + b"\x00\x05" + wire[8:] + b"\xff\xff\xff"
+        response = dns.message.make_response(query, recursion_available=True)
+        if query.edns >= 0 and not self.knows_edns:
+            behaviour = "formerr"
+        if behaviour:
+            response.set_rcode(dns.rcode.from_text(behaviour))
+            if self.extended_error:
+                code, text = self.extended_error
+                response.use_edns(options=[dns.edns.EDEOption(dns.edns.EDECode.make(code), text)])
+            return response.to_wire()
+        if self.authentic:
+            response.flags |= dns.flags.AD
+        self._fill(response, name, kind)
+        wired: bytes
+        try:
+            if self.truncate and transport == "udp":
+                raise dns.exception.TooBig
+            wired = response.to_wire(max_size=65535 if transport == "tcp" else max(query.payload, 512))
+        except dns.exception.TooBig:
+            response.answer.clear()
+            response.flags |= dns.flags.TC
+            wired = response.to_wire()
+        return wired
+
+    def _fill(self, response: dns.message.Message, name: str, kind: str) -> None:
+        for _ in range(8):
+            target = self.records.get((name, "CNAME"))
+            if not target or kind == "CNAME":
+                break
+            response.answer.append(dns.rrset.from_text(f"{name}.", 60, "IN", "CNAME", f"{target[0]}."))
+            name = target[0]
+        data = self.records.get((name, kind))
+        if data:
+            response.answer.append(dns.rrset.from_text(f"{name}.", 60, "IN", kind, *data))
+        elif not any(held == name or held.endswith("." + name) for held, _ in self.records):
+            response.set_rcode(dns.rcode.NXDOMAIN)
+
+
+@contextlib.contextmanager
+def serve_dns(records: Mapping[tuple[str, str], list[str]] | None = None) -> Iterator[DNSServer]:
+    """A running server; UDP and TCP on the same free port of 127.0.0.1."""
+    server = DNSServer(records)
+
+    class UDP(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            wire, sender = self.request
+            answer = server.answer(wire, "udp")
+            if answer is not None:
+                sender.sendto(answer, self.client_address)
+
+    class TCP(socketserver.StreamRequestHandler):
+        timeout = 5
+
+        def handle(self) -> None:
+            with contextlib.suppress(OSError):
+                wire = self.rfile.read(int.from_bytes(self.rfile.read(2), "big"))
+                answer = server.answer(wire, "tcp") if wire else None
+                if answer is not None:
+                    self.wfile.write(len(answer).to_bytes(2, "big") + answer)
+
+    class ThreadingTCP(socketserver.ThreadingTCPServer):
+        daemon_threads = True
+        allow_reuse_address = True
+
+    for attempt in range(20):
+        udp = socketserver.UDPServer(("127.0.0.1", 0), UDP)
+        try:
+            tcp = ThreadingTCP(udp.server_address, TCP)
+        except OSError:  # another's TCP port
+            udp.server_close()
+            if attempt == 19:
+                raise
+        else:
+            break
+    server.port = udp.server_address[1]
+    threads = [threading.Thread(target=s.serve_forever, args=(0.02,), daemon=True) for s in (udp, tcp)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield server
+    finally:
+        for running in (udp, tcp):
+            running.shutdown()
+            running.server_close()

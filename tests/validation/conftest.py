@@ -1,0 +1,5 @@
+"""Fixtures of the tests of validation."""
+
+from tests.outbound.conftest import run
+
+__all__ = ["run"]
