@@ -91,7 +91,7 @@ _MOST_AT_ONCE = 100
 
 def _account(row: Row) -> StoredAccount:
     contact = row[5]
-    return StoredAccount(*row[:5], () if contact == "[]" else _contact(contact), *row[6:])
+    return StoredAccount(*(*row[:5], () if contact == "[]" else _contact(contact), *row[6:]))
 
 
 # Accounts
@@ -140,9 +140,7 @@ def set_account_status(tx: Tx, id: str, was: str, status: str) -> bool:
     return tx.run("UPDATE acme_accounts SET status = ? WHERE id = ? AND status = ?", (status, id, was)) == 1
 
 
-def set_account_key(
-    tx: Tx, id: str, was: bytes, thumbprint: bytes, jwk: str, past_thumbprints: str
-) -> bool:
+def set_account_key(tx: Tx, id: str, was: bytes, thumbprint: bytes, jwk: str, past_thumbprints: str) -> bool:
     """Replace the key if it still is ``was``. Raises ``Conflict`` when another account has the new one."""
     return (
         tx.run(
@@ -181,12 +179,10 @@ def authorizations(tx: Tx, ids: Sequence[str]) -> list[StoredAuthorization]:
     found: list[StoredAuthorization] = []
     for start in range(0, len(ids), _MOST_AT_ONCE):
         some = ids[start : start + _MOST_AT_ONCE]
+        marks = ", ".join("?" * len(some))
         found += [
             StoredAuthorization(*row)
-            for row in tx.all(
-                f"SELECT {_AUTHORIZATION} FROM acme_authorizations WHERE id IN ({', '.join('?' * len(some))})",
-                some,
-            )
+            for row in tx.all(f"SELECT {_AUTHORIZATION} FROM acme_authorizations WHERE id IN ({marks})", some)
         ]
     return found
 
@@ -285,7 +281,7 @@ def set_order_error(tx: Tx, id: str, error: str) -> bool:
 
 
 def open_orders(tx: Tx, account_id: str, now: int, limit: int) -> int:
-    """How many of an account's orders are neither finalized nor failed nor expired; counted up to ``limit``."""
+    """How many of an account's orders are neither finalized, failed nor expired; counted up to ``limit``."""
     row = tx.one(
         "SELECT count(*) FROM (SELECT 1 FROM acme_orders WHERE account_id = ? AND request_id IS NULL"
         " AND error IS NULL AND expires > ? LIMIT ?) AS some",

@@ -116,9 +116,7 @@ def _ec(jwk: _JWK) -> AccountKey:
         r, s = int.from_bytes(signature[:size], "big"), int.from_bytes(signature[size:], "big")
         check(encode_dss_signature(r, s), data, scheme)
 
-    canonical = (
-        f'{{"crv":"{jwk.crv}","kty":"EC","x":"{base64url.encode(x)}","y":"{base64url.encode(y)}"}}'
-    )
+    canonical = f'{{"crv":"{jwk.crv}","kty":"EC","x":"{base64url.encode(x)}","y":"{base64url.encode(y)}"}}'
     return _finish(algorithm, canonical, _spki(key), verify)
 
 
@@ -163,9 +161,6 @@ def _okp(jwk: _JWK) -> AccountKey:
 
 
 def _spki(
-    key: ec.EllipticCurvePublicKey
-    | rsa.RSAPublicKey
-    | ed25519.Ed25519PublicKey
-    | ed448.Ed448PublicKey,
+    key: ec.EllipticCurvePublicKey | rsa.RSAPublicKey | ed25519.Ed25519PublicKey | ed448.Ed448PublicKey,
 ) -> bytes:
     return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)

@@ -1,7 +1,7 @@
 """Reading and verifying the JWS that every ACME request is (RFC 8555 section 6.2, RFC 7515).
 
-Only the flattened JSON serialization, with everything in the protected header. Nothing here looks anything up:
-whoever asks finds the key that ``kid`` names, or takes ``key``, and calls ``verify``.
+Only the flattened JSON serialization, with everything in the protected header. Nothing here looks anything
+up: whoever asks finds the key of the account that ``kid`` names, or takes ``own_key``, and calls ``verify``.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def _bad_algorithm(named: str, more: str = "") -> Problem:
 
 
 def own_key(jws: Unverified) -> AccountKey:
-    """The key in the header itself. Raises ``malformed`` where an account is named instead, or a key problem."""
+    """The key in the header itself. Raises ``malformed`` where there is none, and ``badPublicKey``."""
     if jws.jwk is None:
         raise malformed("this request must be signed with the key given in jwk")
     return account_key(jws.jwk)

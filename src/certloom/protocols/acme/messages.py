@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from calendar import timegm
 from collections.abc import Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from time import gmtime, strftime
 from typing import Any, Final, TypeVar
 
@@ -25,14 +25,14 @@ class _Payload(msgspec.Struct, frozen=True, rename="camel"):
     pass
 
 
-class IdentifierObject(_Payload):
+class IdentifierObject(_Payload, frozen=True):
     """RFC 8555 section 7.1.4, as sent and as written."""
 
     type: str
     value: str
 
 
-class NewAccount(_Payload):
+class NewAccount(_Payload, frozen=True):
     """RFC 8555 section 7.3."""
 
     contact: list[str] | None = None
@@ -41,7 +41,7 @@ class NewAccount(_Payload):
     external_account_binding: Raw | None = None
 
 
-class UpdateAccount(_Payload):
+class UpdateAccount(_Payload, frozen=True):
     """RFC 8555 sections 7.3.2 and 7.3.6."""
 
     contact: list[str] | None = None
@@ -49,7 +49,7 @@ class UpdateAccount(_Payload):
     status: str | None = None
 
 
-class NewOrder(_Payload):
+class NewOrder(_Payload, frozen=True):
     """RFC 8555 section 7.4, RFC 9773 section 5, draft-ietf-acme-profiles."""
 
     identifiers: list[IdentifierObject]
@@ -59,39 +59,39 @@ class NewOrder(_Payload):
     replaces: str | None = None
 
 
-class NewAuthorization(_Payload):
+class NewAuthorization(_Payload, frozen=True):
     """RFC 8555 section 7.4.1."""
 
     identifier: IdentifierObject
 
 
-class UpdateAuthorization(_Payload):
+class UpdateAuthorization(_Payload, frozen=True):
     """RFC 8555 section 7.5.2."""
 
     status: str | None = None
 
 
-class Finalize(_Payload):
+class Finalize(_Payload, frozen=True):
     """RFC 8555 section 7.4."""
 
     csr: str
 
 
-class Revoke(_Payload):
+class Revoke(_Payload, frozen=True):
     """RFC 8555 section 7.6."""
 
     certificate: str
     reason: int | None = None
 
 
-class KeyChange(_Payload):
+class KeyChange(_Payload, frozen=True):
     """The inner payload of RFC 8555 section 7.3.5."""
 
     account: str
     old_key: Raw
 
 
-class Anything(_Payload):
+class Anything(_Payload, frozen=True):
     """An object of which nothing is read, such as a challenge response (RFC 8555 section 7.5.1)."""
 
 
@@ -133,7 +133,7 @@ def parse_time(text: str) -> int:
         moment = datetime.fromisoformat(text.upper())
         if moment.tzinfo is None:
             raise ValueError
-        return timegm(moment.astimezone(timezone.utc).timetuple())
+        return timegm(moment.astimezone(UTC).timetuple())
     except (ValueError, OverflowError):
         raise malformed(f"{text[:40]!r} is not an RFC 3339 date and time") from None
 
@@ -147,7 +147,7 @@ class _Resource(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True,
     pass
 
 
-class Meta(_Resource):
+class Meta(_Resource, frozen=True):
     """RFC 8555 section 7.1.1, draft-ietf-acme-profiles, draft-ietf-acme-dns-persist section 3.2."""
 
     terms_of_service: str | UnsetType = UNSET
@@ -159,7 +159,7 @@ class Meta(_Resource):
     account_hash_prefix: str | UnsetType = UNSET
 
 
-class Directory(_Resource):
+class Directory(_Resource, frozen=True):
     """RFC 8555 section 7.1.1, RFC 9773 section 3."""
 
     new_nonce: str
@@ -172,7 +172,7 @@ class Directory(_Resource):
     meta: Meta | UnsetType = UNSET
 
 
-class Account(_Resource):
+class Account(_Resource, frozen=True):
     """RFC 8555 section 7.1.2."""
 
     status: str
@@ -182,13 +182,13 @@ class Account(_Resource):
     external_account_binding: Raw | UnsetType = UNSET
 
 
-class OrdersList(_Resource):
+class OrdersList(_Resource, frozen=True):
     """RFC 8555 section 7.1.2.1."""
 
     orders: Sequence[str]
 
 
-class Order(_Resource):
+class Order(_Resource, frozen=True):
     """RFC 8555 section 7.1.3."""
 
     status: str
@@ -204,7 +204,7 @@ class Order(_Resource):
     error: Raw | ProblemDocument | UnsetType = UNSET
 
 
-class Challenge(_Resource):
+class Challenge(_Resource, frozen=True):
     """RFC 8555 section 7.1.5 and section 8; plain members before arrays and objects."""
 
     type: str
@@ -217,7 +217,7 @@ class Challenge(_Resource):
     error: ProblemDocument | UnsetType = UNSET
 
 
-class Authorization(_Resource):
+class Authorization(_Resource, frozen=True):
     """RFC 8555 section 7.1.4."""
 
     status: str
@@ -227,14 +227,14 @@ class Authorization(_Resource):
     wildcard: bool = False
 
 
-class SuggestedWindow(_Resource):
+class SuggestedWindow(_Resource, frozen=True):
     """RFC 9773 section 4.2."""
 
     start: str
     end: str
 
 
-class RenewalInfo(_Resource):
+class RenewalInfo(_Resource, frozen=True):
     """RFC 9773 section 4.2."""
 
     suggested_window: SuggestedWindow

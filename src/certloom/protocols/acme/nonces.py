@@ -2,8 +2,8 @@
 
 A nonce names a slice of time and its place among those issued in that slice, under a MAC whose key lives as
 long as this process. For each slice one bit per issued nonce tells whether it was used. A slice is forgotten
-when all its nonces have expired, and never before: a flood of newNonce costs one bit a nonce and pushes nobody
-out. A nonce from before a restart fails its MAC and is answered with ``badNonce`` and a fresh one.
+when all its nonces have expired, and never before: a flood of newNonce costs one bit a nonce and pushes
+nobody out. A nonce from before a restart fails its MAC and is answered with ``badNonce`` and a fresh one.
 """
 
 from __future__ import annotations

@@ -165,11 +165,12 @@ def malformed(detail: str, status: int = 400) -> Problem:
     return Problem("malformed", detail, status=status)
 
 
-def from_identifiers(found: Sequence[Subproblem]) -> Problem:
+def from_identifiers(found: Sequence[Subproblem], detail: str = "") -> Problem:
     """One problem for what is wrong with several identifiers: their common type, or ``compound``."""
     types = {s.type for s in found}
     type: ProblemType = "compound" if len(types) > 1 else _of_urn(types.pop())
-    detail = found[0].detail if len(found) == 1 else f"{len(found)} identifiers cannot be served"
+    if not detail:
+        detail = found[0].detail if len(found) == 1 else f"{len(found)} identifiers cannot be served"
     return Problem(type, detail, subproblems=found[:100])
 
 
@@ -181,7 +182,72 @@ def _of_urn(urn: str) -> ProblemType:
     raise ValueError(f"{urn} is not an ACME error")
 
 
+_OF_REASON: Final[dict[str, ProblemType]] = {
+    # policy.decide
+    "key-type-not-allowed": "badCSR",
+    "key-blocked": "badCSR",
+    "subject-not-allowed": "badCSR",
+    "no-names": "badCSR",
+    "too-many-names": "malformed",
+    "identifier-type-not-allowed": "unsupportedIdentifier",
+    "wildcard-not-allowed": "rejectedIdentifier",
+    "name-not-allowed": "rejectedIdentifier",
+    "validity-not-allowed": "malformed",
+    "validity-in-past": "malformed",
+    "validity-too-far-ahead": "malformed",
+    "validity-too-long": "malformed",
+    "validity-empty": "malformed",
+    "authority-expired": "serverInternal",
+    # enrollment
+    "different-ask": "orderNotReady",
+    "not-configured": "serverInternal",
+    "denied": "unauthorized",
+    "approval-expired": "unauthorized",
+    "authority-unavailable": "serverInternal",
+    # enrollment.revoke
+    "bad-revocation-reason": "badRevocationReason",
+    "already-revoked": "alreadyRevoked",
+    "unknown-certificate": "malformed",
+    # authorities
+    "lint": "rejectedIdentifier",
+}
+"""What the pipeline's reasons are in ACME. A code that is not here is the server's matter: serverInternal."""
+
+
+def of_reasons(reasons: Sequence[Reason]) -> Problem:
+    """The pipeline's no, in ACME's words; what concerns single identifiers becomes subproblems."""
+    if not reasons:
+        return Problem("serverInternal", "the certificate was not issued")
+    types = [_OF_REASON.get(reason.code, "serverInternal") for reason in reasons]
+    type: ProblemType = types[0] if len(set(types)) == 1 else "compound"
+    subproblems = [
+        subproblem(kind, reason.message, *_sent(reason.identifier))
+        for kind, reason in zip(types, reasons, strict=True)
+        if len(reasons) > 1 or reason.identifier is not None
+    ]
+    detail = reasons[0].message if len(reasons) == 1 else f"{len(reasons)} things stand against it"
+    return Problem(type, detail, subproblems=subproblems[:100])
+
+
+def _sent(identifier: Identifier | None) -> tuple[str, str]:
+    return ("", "") if identifier is None else (identifier.type.value, identifier.value)
+
+
+def of_enrollment(error: EnrollmentError) -> Problem:
+    """What the pipeline raised. ``Waiting`` is no problem: the order is ``processing`` then."""
+    if isinstance(error, Refused):
+        return of_reasons(error.reasons)
+    after = error.retry_after if isinstance(error, Unavailable) else 30
+    return Problem("serverInternal", str(error), status=503, retry_after=after)
+
+
 def validation_error(code: str, detail: str) -> ProblemDocument:
     """What a challenge's ``error`` holds. ``code`` is the validator's, which speaks ACME's names already."""
     type: ProblemType = next((known for known in PROBLEM_TYPES if known == code), "serverInternal")
     return ProblemDocument(_URN + type, detail[:_LONGEST_TEXT], STATUS[type])
+
+
+def about_identifier(error: ProblemDocument, kind: str, value: str) -> str:
+    """A challenge's error as its order shows it: with the identifier, in JSON."""
+    cause = Subproblem(error.type, error.detail, _IdentifierObject(kind, value))
+    return _encode(ProblemDocument(error.type, error.detail, error.status, subproblems=(cause,))).decode()

@@ -1,10 +1,10 @@
 """The states of challenges, authorizations, orders and accounts (RFC 8555 section 7.1.6).
 
 Theory of operation. An authorization holds its challenges; what happens to a challenge (``Act``) may end the
-authorization, and nothing else does but deactivation and time. An order holds nothing: its status follows from
-its authorizations until it is finalized, and from the enrolment request that finalizing made from then on. So
-the moment the last authorization turns valid the order is ready, an approval changes the request and nothing
-else, and no two records can disagree.
+authorization, and nothing else does but deactivation and time. An order holds nothing: its status follows
+from its authorizations until it is finalized, and from the enrolment request that finalizing made from then
+on. So the moment the last authorization turns valid the order is ready, an approval changes the request and
+nothing else, and no two records can disagree.
 
     challenge       pending ──respond──▶ processing ──prove──▶ valid
                                               └─────fail─────▶ invalid
