@@ -2,8 +2,8 @@
 
 The certificate is signed with a throwaway key and handed to a linter in a child process (``lint_worker``),
 started when it is first needed and stopped when it has been idle: the linter's memory is not the server's,
-and its milliseconds do not block the event loop. If the child crashes or hangs, nothing is issued: whoever was
-waiting gets ``AuthorityUnavailable``, and the next request starts another.
+and its milliseconds do not block the event loop. If the child crashes or hangs, nothing is issued: whoever
+was waiting gets ``AuthorityUnavailable``, and the next request starts another.
 
 Most certificates of a profile differ in nothing that the linter looks at. A *shape* names what it does look
 at; in mode ``first-of-shape`` a shape that has passed is not linted again in this process. Shapes that did

@@ -272,10 +272,10 @@ def _validity(validity: Validity, longest: int, facts: Facts, reasons: list[Reas
             reasons.append(
                 Reason("validity-too-far-ahead", f"notBefore may lie at most {validity.ahead} seconds ahead")
             )
-    if end <= start:
-        reasons.append(Reason("validity-empty", "notAfter is not after notBefore"))
-    elif end - now < _SHORTEST:
+    if end - now < _SHORTEST:
         reasons.append(Reason("validity-in-past", "notAfter lies in the past, or less than a minute ahead"))
+    elif end <= start:
+        reasons.append(Reason("validity-empty", "notAfter is not after notBefore"))
     elif now - start > (end - start) // 4 and not facts.approved:
         reasons.append(
             Reason("validity-in-past", "more than a quarter of the asked validity would be over at once")

@@ -9,6 +9,7 @@ Durations are written ``90d``, ``12h``, ``1d12h`` or as seconds, and kept as sec
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -107,8 +108,7 @@ def parse_profile(data: Mapping[str, Any] | str | bytes) -> Profile:
     try:
         profile = msgspec.convert(_with_seconds(data), Profile)
     except msgspec.ValidationError as error:
-        message, _, path = str(error).rpartition(" - at `")
-        raise ProfileError(path.rstrip("`") if message else "$", message or str(error)) from None
+        raise _at_its_field(str(error)) from None
     _check(profile)
     return profile
 
@@ -116,6 +116,20 @@ def parse_profile(data: Mapping[str, Any] | str | bytes) -> Profile:
 def encode_profile(profile: Profile) -> str:
     """Canonical JSON, with every default spelled out: a later default does not change an old version."""
     return _encode(profile).decode()
+
+
+_FIELD = re.compile(r"Object (?:contains unknown|missing required) field `(.*)`")
+
+
+def _at_its_field(error: str) -> ProfileError:
+    """What the decoder says, which leaves the path's last part in its message where a field is at fault."""
+    message, _, path = error.rpartition(" - at `")
+    if not message:
+        message, path = error, "$`"
+    path = path.rstrip("`")
+    if field := _FIELD.fullmatch(message):
+        path += f".{field[1]}"
+    return ProfileError(path, message)
 
 
 def _with_seconds(data: Mapping[str, Any]) -> dict[str, Any]:
