@@ -6,7 +6,7 @@ It behaves as a recursive resolver would: a CNAME is followed within its own rec
 from __future__ import annotations
 
 import contextlib
-import socketserver
+import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Literal
@@ -104,45 +104,52 @@ class DNSServer:
 def serve_dns(records: Mapping[tuple[str, str], list[str]] | None = None) -> Iterator[DNSServer]:
     """A running server; UDP and TCP on the same free port of 127.0.0.1."""
     server = DNSServer(records)
+    udp, tcp = _sockets()
+    server.port = udp.getsockname()[1]
 
-    class UDP(socketserver.BaseRequestHandler):
-        def handle(self) -> None:
-            wire, sender = self.request
+    def over_udp() -> None:
+        while True:
+            wire, client = udp.recvfrom(4096)
+            if not wire:
+                return
             answer = server.answer(wire, "udp")
             if answer is not None:
-                sender.sendto(answer, self.client_address)
+                udp.sendto(answer, client)
 
-    class TCP(socketserver.StreamRequestHandler):
-        timeout = 5
+    def over_tcp() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = tcp.accept()
+                threading.Thread(target=talk, args=(connection,), daemon=True).start()
 
-        def handle(self) -> None:
-            with contextlib.suppress(OSError):
-                wire = self.rfile.read(int.from_bytes(self.rfile.read(2), "big"))
-                answer = server.answer(wire, "tcp") if wire else None
-                if answer is not None:
-                    self.wfile.write(len(answer).to_bytes(2, "big") + answer)
+    def talk(connection: socket.socket) -> None:
+        connection.settimeout(5)
+        with contextlib.suppress(OSError), connection, connection.makefile("rwb") as stream:
+            wire = stream.read(int.from_bytes(stream.read(2), "big"))
+            answer = server.answer(wire, "tcp") if wire else None
+            if answer is not None:
+                stream.write(len(answer).to_bytes(2, "big") + answer)
 
-    class ThreadingTCP(socketserver.ThreadingTCPServer):
-        daemon_threads = True
-        allow_reuse_address = True
-
-    for attempt in range(20):
-        udp = socketserver.UDPServer(("127.0.0.1", 0), UDP)
-        try:
-            tcp = ThreadingTCP(udp.server_address, TCP)
-        except OSError:  # another's TCP port
-            udp.server_close()
-            if attempt == 19:
-                raise
-        else:
-            break
-    server.port = udp.server_address[1]
-    threads = [threading.Thread(target=s.serve_forever, args=(0.02,), daemon=True) for s in (udp, tcp)]
+    threads = [threading.Thread(target=target, daemon=True) for target in (over_udp, over_tcp)]
     for thread in threads:
         thread.start()
     try:
         yield server
     finally:
-        for running in (udp, tcp):
-            running.shutdown()
-            running.server_close()
+        udp.sendto(b"", udp.getsockname())
+        tcp.shutdown(socket.SHUT_RDWR)
+        for thread in threads:
+            thread.join()
+        udp.close()
+        tcp.close()
+
+
+def _sockets() -> tuple[socket.socket, socket.socket]:
+    for _ in range(20):
+        udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        udp.bind(("127.0.0.1", 0))
+        try:
+            return udp, socket.create_server(udp.getsockname())
+        except OSError:  # the port is another's over TCP
+            udp.close()
+    raise OSError("no port is free over both UDP and TCP")
