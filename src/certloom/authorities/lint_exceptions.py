@@ -45,6 +45,7 @@ _HOST = re.compile(rf"(?:{_LABEL}\.)*(?![0-9]+\Z){_LABEL}\Z")
 # The linter's idea of a last label: two characters or more, of which the last is a letter.
 _PUBLIC_LAST_LABEL = re.compile(r"[a-z0-9][a-z0-9-]{0,61}[a-z]\Z")
 _URI = re.compile(r"[a-z][a-z0-9+.-]*:(?:[A-Za-z0-9._~!$&'()*+,;=:@/?#\[\]-]|%[0-9A-Fa-f]{2})+\Z")
+_LOCAL_PART = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*\Z")
 # The schemes that the linter's URL check has heard of.
 _LINTER_SCHEMES = frozenset(("ftp", "ftps", "git", "http", "https", "rtsp", "sftp", "ssh", "telnet"))
 
@@ -57,7 +58,8 @@ def _host_of(finding: Finding) -> str:
     """The host name in a finding's value: a DNS name itself, a mailbox's domain, a URL's host."""
     value = finding.value
     if finding.code == "pkix.invalid_email_address_syntax":
-        return value.rpartition("@")[2]
+        local, _, domain = value.rpartition("@")
+        return domain if _LOCAL_PART.match(local) else ""
     if finding.code == "pkix.invalid_uri_syntax":
         if _URI.match(value) is None:
             return ""
