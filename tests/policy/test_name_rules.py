@@ -11,6 +11,7 @@ from certloom.policy.name_rules import (
     EmailPatterns,
     PatternError,
     URIPatterns,
+    check_pattern,
     compile_patterns,
     matches,
 )
@@ -183,6 +184,19 @@ def test_a_pattern_of_any_type_shows_in_its_form(
     pattern: str, identifier: Identifier, expected: bool
 ) -> None:
     assert matches(pattern, identifier) is expected
+
+
+@pytest.mark.parametrize(
+    "pattern", ["", "a b", "10.0.0.1/8", "SPIFFE://a", "ann@", "@a b", "*.*.example.com"]
+)
+def test_a_pattern_of_no_type_is_refused(pattern: str) -> None:
+    with pytest.raises(PatternError):
+        check_pattern(pattern)
+
+
+def test_patterns_are_checked_before_they_are_kept() -> None:
+    for pattern in ("**", "*.example.com", "10.0.0.0/8", "@example.com", "spiffe://prod/"):
+        check_pattern(pattern)
 
 
 def test_a_wildcard_is_not_covered_by_the_name_it_is_made_from() -> None:

@@ -201,6 +201,12 @@ def matches(pattern: str, identifier: Identifier) -> bool:
     return identifier.type is type and cover(identifier.value)
 
 
+def check_pattern(pattern: str) -> None:
+    """Raises ``PatternError`` unless ``matches`` takes this pattern: for whoever stores one."""
+    if pattern != "**":
+        _any_type(pattern)
+
+
 @lru_cache(maxsize=4096)
 def _any_type(pattern: str) -> tuple[IdentifierType, Callable[[str], bool]]:
     if "@" in pattern and "/" not in pattern:
