@@ -156,6 +156,14 @@ def test_with_dnssec_unproven_answers_are_no_permission(run: Run) -> None:
         assert check(run, dns, "site.example", dnssec=True) == ""
 
 
+def test_with_dnssec_an_unproven_absence_is_no_permission_either(run: Run) -> None:
+    with serve_dns({("site.example", "A"): ["192.0.2.1"]}) as dns:
+        assert check(run, dns, "site.example", dnssec=True) == "dns"
+        assert check(run, dns, "nothing.test", dnssec=True) == "dns"
+        dns.authentic = True
+        assert check(run, dns, "site.example", dnssec=True) == ""
+
+
 def test_addresses_have_no_caa(run: Run) -> None:
     with serve_dns({}) as dns:
         checker = CAAChecker(Resolver([dns.address]))

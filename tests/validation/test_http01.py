@@ -5,7 +5,7 @@ import gzip
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -297,6 +297,23 @@ def guarded(here: Lab, port: int) -> None:
     here.settings |= {"http_port": port, "allow_addresses": ("127.0.0.2",)}
 
 
+@contextlib.contextmanager
+def outer_server(port: int, response: bytes) -> Iterator[None]:
+    """A server at the one permitted address, 127.0.0.2, that answers one request."""
+    with socket.create_server(("127.0.0.2", port)) as listening:
+
+        def answer() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                read_request(connection)
+                connection.sendall(response)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        yield
+        thread.join()
+
+
 @pytest.mark.parametrize("addresses", [["127.0.0.1"], ["169.254.169.254", "0.0.0.0"]])
 def test_a_denied_address_is_not_contacted(run: Run, addresses: list[str]) -> None:
     with lab(run, {("site.example", "A"): addresses}) as here, serve_tcp(answering(GOOD)) as server:
@@ -327,14 +344,7 @@ def test_denied_ipv6_forms_of_an_address_are_not_contacted(run: Run) -> None:
 def test_a_redirect_to_a_denied_address_is_not_followed(run: Run, host: str) -> None:
     records = {("site.example", "A"): ["127.0.0.2"], ("inner.example", "A"): ["127.0.0.1"]}
     with lab(run, records) as here, serve_tcp(answering(GOOD)) as inner:
-
-        def handle(connection: socket.socket) -> None:
-            read_request(connection)
-            connection.sendall(redirecting(f"http://{host}:{inner.port}/"))
-
-        listening = socket.create_server(("127.0.0.2", inner.port))
-        with listening:
-            threading.Thread(target=lambda: handle(listening.accept()[0]), daemon=True).start()
+        with outer_server(inner.port, redirecting(f"http://{host}:{inner.port}/")):
             guarded(here, inner.port)
             failed = here.failure(HTTP)
         assert failed.code == "connection"
@@ -354,15 +364,7 @@ def test_the_address_that_was_judged_is_the_one_connected_to(run: Run) -> None:
 
         here.dns.on_query = rebind
         first = redirecting(f"http://site.example:{inner.port}/again")
-        with socket.create_server(("127.0.0.2", inner.port)) as listening:
-
-            def handle() -> None:
-                connection, _ = listening.accept()
-                with connection:
-                    read_request(connection)
-                    connection.sendall(first)
-
-            threading.Thread(target=handle, daemon=True).start()
+        with outer_server(inner.port, first):
             guarded(here, inner.port)
             failed = here.failure(HTTP)
         # Once for each connection, and the second answer was judged as well.

@@ -6,6 +6,7 @@ passed over for the next, and the one that answered last is asked first the next
 
 The hosts file counts only when the system's resolvers are used: then names mean what they mean to every other
 program on this host, which small installations rely on. Resolvers named in the settings are asked alone.
+Every name is absolute; no search list is applied.
 """
 
 from __future__ import annotations
@@ -158,16 +159,17 @@ class Resolver:
             if problem:
                 raise ServerFailure(name, kind, f"{asked}: {problem}")
             raise ResolverTimeout(name, kind, f"{asked}: no answer within {timeout:.0f} s")
-        if answer.rcode == RCODE_NXDOMAIN:
-            raise NoSuchName(name, kind, f"{asked}: no such name (NXDOMAIN)")
-        if answer.rcode != RCODE_NOERROR:
+        if answer.rcode not in (RCODE_NOERROR, RCODE_NXDOMAIN):
             rcode = RCODE_NAMES.get(answer.rcode, f"RCODE {answer.rcode}")
             why = "".join(c if " " <= c <= "~" else "?" for c in answer.explanation[:100])
             raise ServerFailure(
                 name, kind, f"{asked}: the resolver said {rcode}" + (f" ({why})" if why else "")
             )
+        # That there is nothing needs proof as well: a forged "no CAA" would be a permission.
         if self._dnssec and record_type == TYPE_CAA and not answer.authentic:
             raise ServerFailure(name, kind, f"{asked}: the answer is not secured by DNSSEC")
+        if answer.rcode == RCODE_NXDOMAIN:
+            raise NoSuchName(name, kind, f"{asked}: no such name (NXDOMAIN)")
         if not answer.rdatas:
             raise NoData(name, kind, f"{asked}: the name has no {kind} record")
         return answer
