@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from certloom.clock import Clock
 from certloom.store.base import Conflict, Row, Store, StoreError, Tx
+from certloom.store.postgresql import PostgreSQLStore
 from certloom.store.sqlite import SQLiteStore
 
 __all__ = ["Conflict", "Row", "Store", "StoreError", "Tx", "open_store"]
@@ -21,4 +22,6 @@ async def open_store(url: str, *, clock: Clock, connections: int = 8) -> Store:
     """
     if url.startswith(_SQLITE) and len(url) > len(_SQLITE):
         return await SQLiteStore.open(url[len(_SQLITE) :], clock=clock)
+    if url.startswith(("postgresql://", "postgres://")):
+        return await PostgreSQLStore.open(url, clock=clock, connections=connections)
     raise StoreError("database.url must be sqlite:///PATH or postgresql://...")

@@ -102,6 +102,7 @@ def migrate(tx: Tx, dialect: str, now: int, migrations: Sequence[Migration] | No
     adapt = for_postgresql if dialect == "postgresql" else str
     if dialect == "postgresql":
         # Two nodes that start together: the second waits here, then finds nothing to do.
+        tx.run("SET LOCAL lock_timeout = 0")
         tx.one("SELECT pg_advisory_xact_lock(?)", (_ADVISORY_LOCK,))
     tx.run(adapt(_TABLE))
     applied = {

@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 from certloom.clock import Clock
 from certloom.store import migrations
 from certloom.store.base import Conflict, Row, StoreError, Tx
+from certloom.store.delivery import Listeners, settle
 
 T = TypeVar("T")
 _Unit = Callable[[Tx], Any]
@@ -155,7 +156,7 @@ class SQLiteStore:
             self._writer.close()
             raise
         self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
-        self._listeners: dict[str, list[Callable[[], None]]] = {}
+        self._listeners = Listeners()
         self._local = threading.local()
         self._scanners: list[sqlite3.Connection] = []
         self._executor = ThreadPoolExecutor(_READERS, thread_name_prefix="certloom-scan")
@@ -220,7 +221,7 @@ class SQLiteStore:
 
     def listen(self, topic: str, callback: Callable[[], None]) -> None:
         """Call ``callback`` in the event loop after the commit of any unit that signalled ``topic``."""
-        self._listeners.setdefault(topic, []).append(callback)
+        self._listeners.add(topic, callback)
 
     async def backup(self, path: str) -> None:
         """Copy the database, as of one moment, to a new file at ``path`` while everything goes on.
@@ -338,22 +339,9 @@ class SQLiteStore:
     def _resolve(
         self, outcomes: list[tuple[asyncio.Future[Any], Any, BaseException | None]], signals: set[str]
     ) -> None:
-        for topic in signals:
-            for callback in self._listeners.get(topic, ()):
-                callback()
+        self._listeners.call(signals)
         for outcome in outcomes:
-            _settle(*outcome)
-
-
-def _settle(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
-    if future.done():
-        return
-    if error is None:
-        future.set_result(result)
-    elif isinstance(error, Exception) and not isinstance(error, StopIteration):
-        future.set_exception(error)
-    else:
-        future.set_exception(RuntimeError(f"a unit raised {error!r}"))
+            settle(*outcome)
 
 
 def _connect(path: str, *, read_only: bool = False) -> sqlite3.Connection:
