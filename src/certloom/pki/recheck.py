@@ -1,0 +1,220 @@
+"""Distrusting our own certificates: what was issued is parsed anew and compared with what was decided.
+
+Nothing here uses the writer, the reader or the tables that ``certificates.build_certificate`` is made
+of. Parsing is ``cryptography``'s, and the expectations are spelled out a second time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import NamedTuple
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, padding, rsa
+from cryptography.hazmat.primitives.asymmetric.types import (
+    CertificateIssuerPublicKeyTypes,
+    CertificatePublicKeyTypes,
+)
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.x509.oid import AuthorityInformationAccessOID, ExtensionOID, SignatureAlgorithmOID
+
+from certloom.pki.identifiers import to_general_name
+from certloom.pki.names import Name
+from certloom.pki.template import CertificateTemplate, IssuerFacts
+
+
+def recheck(der: bytes, template: CertificateTemplate, issuer: IssuerFacts) -> list[str]:
+    """Every difference between this certificate and what was decided, in words; empty when there is none.
+
+    Looked at: version, serial, signature algorithm, issuer, validity, subject, key, each extension with its
+    criticality and value, that there is no other extension, and the issuer's signature over the very octets.
+    """
+    try:
+        certificate = x509.load_der_x509_certificate(der)
+        return _differences(certificate, der, template, _signer(issuer.certificate))
+    except Exception as error:  # whatever a parser finds wrong with it is a difference
+        return [f"the certificate cannot be read: {type(error).__name__}: {error}"]
+
+
+class _Signer(NamedTuple):
+    subject: bytes
+    key: CertificateIssuerPublicKeyTypes
+    algorithm: x509.ObjectIdentifier | None
+    """The signature algorithm its certificates bear; None for the algorithms that are the key's own."""
+    ecdsa: ec.ECDSA | None
+    authority: x509.AuthorityKeyIdentifier
+
+
+@lru_cache(maxsize=64)
+def _signer(certificate: bytes) -> _Signer:
+    issuer = x509.load_der_x509_certificate(certificate)
+    key = issuer.public_key()
+    algorithm: x509.ObjectIdentifier | None = None
+    ecdsa: ec.ECDSA | None = None
+    if isinstance(key, rsa.RSAPublicKey):
+        algorithm = SignatureAlgorithmOID.RSA_WITH_SHA256
+    elif isinstance(key, ec.EllipticCurvePublicKey):
+        if key.curve.key_size == 256:
+            algorithm, ecdsa = SignatureAlgorithmOID.ECDSA_WITH_SHA256, ec.ECDSA(hashes.SHA256())
+        elif key.curve.key_size == 384:
+            algorithm, ecdsa = SignatureAlgorithmOID.ECDSA_WITH_SHA384, ec.ECDSA(hashes.SHA384())
+        else:
+            algorithm, ecdsa = SignatureAlgorithmOID.ECDSA_WITH_SHA512, ec.ECDSA(hashes.SHA512())
+    else:
+        # Ed25519, Ed448 and ML-DSA: the signature algorithm has the key algorithm's identifier.
+        algorithm = issuer.public_key_algorithm_oid
+    identifier = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
+    return _Signer(
+        issuer.subject.public_bytes(),
+        key,  # type: ignore[arg-type] # X25519 and such, which cannot sign, fail when verifying
+        algorithm,
+        ecdsa,
+        x509.AuthorityKeyIdentifier(identifier, None, None),
+    )
+
+
+def _differences(
+    certificate: x509.Certificate, der: bytes, template: CertificateTemplate, signer: _Signer
+) -> list[str]:
+    found: list[str] = []
+
+    def same(what: str, is_: object, decided: object) -> None:
+        if is_ != decided:
+            found.append(f"{what} is {is_!r}, decided was {decided!r}")
+
+    same("the version", certificate.version, x509.Version.v3)
+    same("the serial number", certificate.serial_number, int.from_bytes(template.serial, "big"))
+    same("the signature algorithm", certificate.signature_algorithm_oid, signer.algorithm)
+    same("the issuer", certificate.issuer.public_bytes(), signer.subject)
+    same("notBefore", certificate.not_valid_before_utc, datetime.fromtimestamp(template.not_before, UTC))
+    same("notAfter", certificate.not_valid_after_utc, datetime.fromtimestamp(template.not_after, UTC))
+    same("the subject", certificate.subject, _subject(template.subject))
+    key = certificate.public_key()
+    same("the key", key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo), template.spki)
+
+    expected = _expected_extensions(template, signer, key)
+    for extension in certificate.extensions:
+        oid = extension.oid.dotted_string
+        if oid not in expected:
+            found.append(f"extension {oid} was not decided")
+            continue
+        critical, value = expected.pop(oid)
+        same(f"the criticality of extension {oid}", extension.critical, critical)
+        actual = extension.value
+        same(f"extension {oid}", actual.public_bytes() if isinstance(value, bytes) else actual, value)
+    found.extend(f"extension {oid} is missing" for oid in expected)
+
+    tbs = certificate.tbs_certificate_bytes
+    if der.find(tbs, 0, len(tbs) + 8) < 0:
+        found.append("the octets that were signed are not those of the certificate")
+    try:
+        _verify(signer, certificate.signature, tbs)
+    except InvalidSignature:
+        found.append("the issuer's signature does not verify")
+    return found
+
+
+def _verify(signer: _Signer, signature: bytes, tbs: bytes) -> None:
+    key = signer.key
+    if isinstance(key, ec.EllipticCurvePublicKey) and signer.ecdsa is not None:
+        key.verify(signature, tbs, signer.ecdsa)
+    elif isinstance(key, rsa.RSAPublicKey):
+        key.verify(signature, tbs, padding.PKCS1v15(), hashes.SHA256())
+    elif isinstance(key, ec.EllipticCurvePublicKey | dsa.DSAPublicKey):
+        raise InvalidSignature
+    else:
+        key.verify(signature, tbs)
+
+
+@lru_cache(maxsize=256)
+def _subject(name: Name) -> x509.Name:
+    return x509.Name(
+        [x509.NameAttribute(x509.ObjectIdentifier(oid), value) for oid, value in name.attributes]
+    )
+
+
+def _expected_extensions(
+    template: CertificateTemplate, signer: _Signer, key: CertificatePublicKeyTypes
+) -> dict[str, tuple[bool, x509.ExtensionType | bytes]]:
+    """By dotted OID: criticality, and the value (or its DER, for what the profile adds)."""
+    expected: dict[str, tuple[bool, x509.ExtensionType | bytes]] = {
+        _AKI: (False, signer.authority),
+        _SKI: (False, x509.SubjectKeyIdentifier(hashlib.sha256(_key_octets(key)).digest()[:20])),
+        _CONSTRAINTS: (True, _END_ENTITY),
+    }
+    if template.key_usage:
+        expected[_KEY_USAGE] = (True, _key_usage(template.key_usage))
+    if template.extended_key_usage:
+        expected[_EXTENDED_KEY_USAGE] = (False, _extended_key_usage(template.extended_key_usage))
+    if template.identifiers:
+        names = x509.SubjectAlternativeName(map(to_general_name, template.identifiers))
+        expected[_ALT_NAME] = (not template.subject.attributes, names)
+    if template.crl_url is not None:
+        expected[_CRL_POINTS] = (False, _crl_points(template.crl_url))
+    if template.issuer_url is not None or template.ocsp_url is not None:
+        expected[_ACCESS] = (False, _access(template.issuer_url, template.ocsp_url))
+    for extension in template.extensions:
+        expected[extension.oid] = (extension.critical, extension.value)
+    return expected
+
+
+_AKI = ExtensionOID.AUTHORITY_KEY_IDENTIFIER.dotted_string
+_SKI = ExtensionOID.SUBJECT_KEY_IDENTIFIER.dotted_string
+_CONSTRAINTS = ExtensionOID.BASIC_CONSTRAINTS.dotted_string
+_KEY_USAGE = ExtensionOID.KEY_USAGE.dotted_string
+_EXTENDED_KEY_USAGE = ExtensionOID.EXTENDED_KEY_USAGE.dotted_string
+_ALT_NAME = ExtensionOID.SUBJECT_ALTERNATIVE_NAME.dotted_string
+_CRL_POINTS = ExtensionOID.CRL_DISTRIBUTION_POINTS.dotted_string
+_ACCESS = ExtensionOID.AUTHORITY_INFORMATION_ACCESS.dotted_string
+_END_ENTITY = x509.BasicConstraints(ca=False, path_length=None)
+
+
+def _key_octets(key: CertificatePublicKeyTypes) -> bytes:
+    """What the BIT STRING of its SubjectPublicKeyInfo holds."""
+    if isinstance(key, ec.EllipticCurvePublicKey):
+        return key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+    if isinstance(key, rsa.RSAPublicKey):
+        return key.public_bytes(Encoding.DER, PublicFormat.PKCS1)
+    return key.public_bytes(Encoding.Raw, PublicFormat.Raw)
+
+
+@lru_cache(maxsize=256)
+def _key_usage(usage: tuple[str, ...]) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature="digitalSignature" in usage,
+        content_commitment="nonRepudiation" in usage or "contentCommitment" in usage,
+        key_encipherment="keyEncipherment" in usage,
+        data_encipherment="dataEncipherment" in usage,
+        key_agreement="keyAgreement" in usage,
+        key_cert_sign="keyCertSign" in usage,
+        crl_sign="cRLSign" in usage,
+        encipher_only="encipherOnly" in usage,
+        decipher_only="decipherOnly" in usage,
+    )
+
+
+@lru_cache(maxsize=256)
+def _extended_key_usage(oids: tuple[str, ...]) -> x509.ExtendedKeyUsage:
+    return x509.ExtendedKeyUsage(map(x509.ObjectIdentifier, oids))
+
+
+@lru_cache(maxsize=1024)
+def _crl_points(url: str) -> x509.CRLDistributionPoints:
+    point = x509.DistributionPoint([x509.UniformResourceIdentifier(url)], None, None, None)
+    return x509.CRLDistributionPoints([point])
+
+
+@lru_cache(maxsize=256)
+def _access(issuer_url: str | None, ocsp_url: str | None) -> x509.AuthorityInformationAccess:
+    places = []
+    if ocsp_url is not None:
+        place = x509.UniformResourceIdentifier(ocsp_url)
+        places.append(x509.AccessDescription(AuthorityInformationAccessOID.OCSP, place))
+    if issuer_url is not None:
+        place = x509.UniformResourceIdentifier(issuer_url)
+        places.append(x509.AccessDescription(AuthorityInformationAccessOID.CA_ISSUERS, place))
+    return x509.AuthorityInformationAccess(places)
