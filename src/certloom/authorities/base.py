@@ -6,6 +6,7 @@ from typing import Protocol
 
 import msgspec
 
+from certloom.pki.crl import CRLEntry
 from certloom.policy.decisions import CertificateContents
 
 
@@ -39,16 +40,6 @@ class Signer(Protocol):
     async def sign(self, contents: CertificateContents, serial: bytes, crl_shard: int) -> bytes:
         """DER certificate for these contents. Raises ``AuthorityError``."""
         ...
-
-
-class CRLEntry(msgspec.Struct, frozen=True):
-    """One revoked certificate."""
-
-    serial: bytes
-    revoked: int
-    """Unix seconds."""
-    reason: int
-    """CRLReason (RFC 5280 section 5.3.1)."""
 
 
 class CRLSource(Protocol):

@@ -18,13 +18,13 @@ from certloom.store import authorities as statements
 from certloom.store.base import Store
 
 LIFE = 3600
-"""Seconds after which a reservation without a certificate is burned on a database that several nodes share."""
+"""Seconds after which a reservation without a certificate is burned, on a database that nodes share."""
 _BATCH = 128
 _LOW = 32
 
 
 def new_serial() -> bytes:
-    """16 octets, the first never zero, so that every serial has the same length (RFC 5280 section 4.1.2.2)."""
+    """16 octets, the first never zero, so that all serials have one length (RFC 5280 section 4.1.2.2)."""
     while True:
         serial = os.urandom(16)
         if serial[0]:

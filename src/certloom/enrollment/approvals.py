@@ -9,7 +9,7 @@ from certloom.clock import Clock
 from certloom.enrollment.errors import Refused
 from certloom.enrollment.pipeline import ISSUE_JOB, Enrollment
 from certloom.enrollment.states import Act, IllegalAct, State
-from certloom.jobs import Runner, enqueue
+from certloom.jobs import enqueue
 from certloom.policy.decisions import Reason
 from certloom.store import requests as statements
 from certloom.store.base import Store, Tx
@@ -22,11 +22,10 @@ class Approvals:
     Raises ``Refused`` with the code ``unknown-request``, ``not-waiting`` or ``already-answered``.
     """
 
-    def __init__(self, store: Store, clock: Clock, enrollment: Enrollment, runner: Runner) -> None:
+    def __init__(self, store: Store, clock: Clock, enrollment: Enrollment) -> None:
         self._store = store
         self._clock = clock
         self._enrollment = enrollment
-        self._runner = runner
 
     async def approve(self, id: str, origin: Origin, message: str = "") -> EnrolmentRequest:
         """One person agrees. With the last agreement that is needed the request is approved and issued."""
@@ -42,9 +41,7 @@ class Approvals:
             enqueue(tx, self._clock.now_ms(), ISSUE_JOB, {"request": id})
             return approved
 
-        request = await self._act(id, Act.APPROVE, act)
-        self._runner.wake()
-        return request
+        return await self._act(id, Act.APPROVE, act)
 
     async def deny(self, id: str, origin: Origin, message: str) -> EnrolmentRequest:
         """One person's no is final."""

@@ -25,7 +25,7 @@ from certloom.enrollment.books import Books, UnknownName
 from certloom.enrollment.errors import Refused, Unavailable
 from certloom.enrollment.states import Act, State, after
 from certloom.inventory import ledger
-from certloom.jobs import Job, Retry, Runner, enqueue
+from certloom.jobs import Job, Runner, enqueue
 from certloom.pki.csr import CertificateRequest
 from certloom.pki.identifiers import Identifier
 from certloom.pki.keys import facts_of
@@ -88,7 +88,6 @@ class Enrollment:
         self._store = store
         self._clock = clock
         self._books = books
-        self._runner = runner
         runner.register(ISSUE_JOB, self._issue_approved, retries=_RETRIES, on_exhausted=self._give_up)
 
     async def submit(self, ask: Ask, also: Also | None = None) -> EnrolmentRequest:
@@ -167,9 +166,7 @@ class Enrollment:
             requester=f"{ask.requester.kind}:{ask.requester.id}",
             profile=ask.profile,
             profile_version=decision.contents.profile_version,
-            ask=_remember(
-                _Remembered(ask.identifiers, ask.not_before, ask.not_after, ask.replaces)
-            ).decode(),
+            ask=_remember(_Remembered(ask.identifiers, ask.not_before, ask.not_after, ask.replaces)).decode(),
             csr=ask.csr.der,
             reasons=decision.reasons,
             approvals_needed=decision.approvals_needed,
@@ -192,9 +189,7 @@ class Enrollment:
         self, request: EnrolmentRequest, ask: Ask, also: Also | None
     ) -> EnrolmentRequest:
         issuing = msgspec.structs.replace(request, state=after(request.state, Act.APPROVE, Act.START))
-        stored = await self._store_open(issuing, ask, also, job=True)
-        self._runner.wake()
-        return stored
+        return await self._store_open(issuing, ask, also, job=True)
 
     async def _store_open(
         self, request: EnrolmentRequest, ask: Ask, also: Also | None, *, job: bool
@@ -254,7 +249,7 @@ class Enrollment:
     async def _issue_approved(self, job: Job) -> Callable[[Tx], None] | None:
         """Ask the authority on behalf of a request that is ``approved`` or ``issuing``.
 
-        Decided again, by the profile's version at the time of the ask, because time has passed: a key may have
+        Decided again, by the profile's version at the time of the ask, since time has passed: a key may have
         been blocked since. May run again after a crash; only one certificate is ever recorded.
         """
         id = str(job.payload["request"])
@@ -283,14 +278,14 @@ class Enrollment:
             ),
         )
         if decision.outcome is not Outcome.ISSUE or decision.contents is None:
-            return self._failure(request, decision.reasons)
+            return self._failure(id, decision.reasons)
         contents = decision.contents
         try:
             issued = await self._books.authority(contents.authority).issue(contents)
-        except AuthorityUnavailable as error:
-            raise Retry(30, str(error)) from error
+        except AuthorityUnavailable:
+            raise  # tried again, as often as ``_RETRIES`` says
         except AuthorityError as error:
-            return self._failure(request, (Reason(error.code, str(error)),))
+            return self._failure(id, (Reason(error.code, str(error)),))
 
         def unit(tx: Tx) -> None:
             now = statements.get(tx, id, lock=True)
@@ -312,20 +307,17 @@ class Enrollment:
 
         return unit
 
-    def _failure(self, request: EnrolmentRequest, reasons: tuple[Reason, ...]) -> Callable[[Tx], None]:
+    def _failure(self, id: str, reasons: tuple[Reason, ...]) -> Callable[[Tx], None]:
         def unit(tx: Tx) -> None:
-            now = statements.get(tx, request.id, lock=True)
-            if now is not None and now.state in (State.APPROVED, State.ISSUING):
-                self.transition(tx, now, SYSTEM, Act.FAIL, reasons=reasons)
+            request = statements.get(tx, id, lock=True)
+            if request is not None and request.state in (State.APPROVED, State.ISSUING):
+                self.transition(tx, request, SYSTEM, Act.FAIL, reasons=reasons)
 
         return unit
 
-    async def _give_up(self, job: Job) -> Callable[[Tx], None] | None:
-        id = str(job.payload["request"])
-        request = await self._store.read(lambda tx: statements.get(tx, id))
-        if request is None:
-            return None
-        return self._failure(request, (Reason("authority-unavailable", "the authority did not answer"),))
+    def _give_up(self, job: Job) -> Callable[[Tx], None]:
+        reason = Reason("authority-unavailable", "the authority did not answer")
+        return self._failure(str(job.payload["request"]), (reason,))
 
     def transition(
         self,

@@ -11,11 +11,10 @@ from collections.abc import Callable
 from certloom.audit import Origin, record
 from certloom.clock import Clock
 from certloom.enrollment.errors import Refused, Unavailable
-from certloom.jobs import Runner, enqueue
-from certloom.pki.crl import REASONS
+from certloom.jobs import enqueue
 from certloom.policy.decisions import Reason
 from certloom.store import certificates as statements
-from certloom.store.base import Conflict, Store, StoreError, Tx
+from certloom.store.base import Store, StoreError, Tx
 from certloom.store.certificates import StoredCertificate
 
 KEY_COMPROMISE = 1
@@ -32,10 +31,9 @@ these, removeFromCRL stands in delta CRLs only, and holds are not reversible her
 class Revoker:
     """Revokes, inside one unit with whatever the protocol adds."""
 
-    def __init__(self, store: Store, clock: Clock, runner: Runner) -> None:
+    def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
         self._clock = clock
-        self._runner = runner
 
     async def revoke(
         self,
@@ -52,8 +50,7 @@ class Revoker:
         ``unknown-certificate``, ``already-revoked``) or ``Unavailable``.
         """
         if reason not in (OPERATOR_REASONS if by_operator else REQUESTER_REASONS):
-            name = REASONS.get(reason, "no reason of RFC 5280")
-            raise Refused(Reason("bad-revocation-reason", f"reason {reason} ({name}) cannot be given here"))
+            raise Refused(Reason("bad-revocation-reason", f"the reason code {reason} cannot be given here"))
 
         def unit(tx: Tx) -> StoredCertificate:
             found = statements.get(tx, certificate_id, lock=True)
@@ -88,10 +85,6 @@ class Revoker:
             return revoked
 
         try:
-            revoked = await self._store.write(unit)
-        except Conflict:
-            raise
+            return await self._store.write(unit)
         except StoreError as error:
             raise Unavailable(Reason("store-unavailable", "the revocation could not be recorded")) from error
-        self._runner.wake()
-        return revoked

@@ -67,7 +67,7 @@ class Credentials:
         expires: int | None = None,
         origin: Origin,
     ) -> EABCredential:
-        """Make an external account binding key for one ACME channel. ``uses`` counts accounts bound with it."""
+        """Make an external account binding key for one ACME channel; each account it binds is one use."""
         id = new_id(self._clock.now_ms())
         mac_key = secrets.token_bytes(_MAC_KEY_BYTES)
         self._insert(
@@ -148,7 +148,7 @@ class Credentials:
     def vouching(self, tx: Tx, id: str) -> tuple[str, ...]:
         """The name patterns that a credential pre-authorises now; none when it does not or no longer does.
 
-        Uses are spent by binding an account, so a spent credential goes on vouching for the accounts it bound.
+        Binding an account spends a use, so a spent credential goes on vouching for the accounts it bound.
         """
         found = statements.get(tx, id)
         if found is None or not found.preauthorized or found.revoked is not None:

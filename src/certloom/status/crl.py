@@ -12,20 +12,21 @@ from collections.abc import Callable
 
 import structlog
 
-from certloom.authorities.base import AuthorityError, CRLEntry, CRLSource
+from certloom.authorities.base import AuthorityError, CRLSource
 from certloom.clock import Clock
 from certloom.jobs import Job, Runner
+from certloom.pki.crl import CRLEntry
 from certloom.store import authorities as authority_statements
 from certloom.store import certificates as certificate_statements
 from certloom.store.authorities import StoredCRL
-from certloom.store.base import Store, Tx
+from certloom.store.base import Conflict, Store, Tx
 
 _log = structlog.get_logger(__name__)
 
 _CHUNK = 5000
 _RETRIES = (1, 5, 15, 60, 300)
 _EXPIRED_STAY = 86_400
-"""Seconds that a revoked certificate stays on CRLs after it expired: past one more CRL (RFC 5280 section 3.3)."""
+"""Seconds that a revoked certificate stays listed after it expired (RFC 5280 section 3.3: one more CRL)."""
 
 
 class CRLPublisher:
@@ -51,30 +52,26 @@ class CRLPublisher:
             return None
         crl = await self._sign(source, int(job.payload["shard"]))
 
-        def unit(tx: Tx) -> None:
-            authority_statements.put_crl(tx, crl)
-
-        return unit
+        return lambda tx: _publish(tx, crl)
 
     async def refresh(self) -> int:
         """Sign every CRL that is missing or past half of its life; answer how many. Run periodically."""
-        signed = 0
-        for source in self._sources().values():
-            deadlines = await self._store.scan(
-                lambda tx, name=source.name: authority_statements.crl_deadlines(tx, name)
-            )
-            renew_before = self._clock.now() + source.crl_seconds // 2
-            for shard in range(source.crl_shards):
-                if deadlines.get(shard, 0) > renew_before:
-                    continue
-                try:
-                    crl = await self._sign(source, shard)
-                except AuthorityError as error:
-                    _log.error("crl.not_signed", authority=source.name, shard=shard, error=str(error))
-                    continue
-                await self._store.write(lambda tx, crl=crl: authority_statements.put_crl(tx, crl))
-                signed += 1
-        return signed
+        return sum([await self._refresh(source) for source in self._sources().values()])
+
+    async def _refresh(self, source: CRLSource) -> int:
+        deadlines = await self._store.scan(lambda tx: authority_statements.crl_deadlines(tx, source.name))
+        renew_before = self._clock.now() + source.crl_seconds // 2
+        due = [shard for shard in range(source.crl_shards) if deadlines.get(shard, 0) <= renew_before]
+        for shard in due:
+            try:
+                await self._publish_now(source, shard)
+            except (AuthorityError, Conflict) as error:
+                _log.error("crl.not_published", authority=source.name, shard=shard, error=str(error))
+        return len(due)
+
+    async def _publish_now(self, source: CRLSource, shard: int) -> None:
+        crl = await self._sign(source, shard)
+        await self._store.write(lambda tx: _publish(tx, crl))
 
     async def _sign(self, source: CRLSource, shard: int) -> StoredCRL:
         now = self._clock.now()
@@ -96,3 +93,9 @@ class CRLPublisher:
             if len(rows) < _CHUNK:
                 return entries
             after_id = rows[-1][0]
+
+
+def _publish(tx: Tx, crl: StoredCRL) -> None:
+    """Raises ``Conflict`` when another process was faster: its CRL may lack what this one knows."""
+    if not authority_statements.put_crl(tx, crl):
+        raise Conflict(f"CRL {crl.authority}/{crl.shard} number {crl.number} is not the newest")
