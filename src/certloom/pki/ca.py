@@ -62,7 +62,10 @@ def make_ca(
     issuer_url: str | None = None,
     ocsp_url: str | None = None,
 ) -> bytes:
-    """DER of a CA certificate issued by another CA. Times are Unix seconds, inclusive. Raises ``TemplateError``."""
+    """DER of a CA certificate issued by another CA. Times are Unix seconds, inclusive.
+
+    Raises ``TemplateError``.
+    """
     return _make(
         spki_of(public_key),
         issuer=issuer,

@@ -115,9 +115,7 @@ def serial_number(serial: bytes) -> bytes:
     """DER of a serial given big-endian. Raises ``TemplateError`` unless positive and at most 20 octets."""
     encoded = der.unsigned(serial)
     if encoded == b"\x02\x01\x00" or len(encoded) > 22:
-        raise TemplateError(
-            "a serial number is positive and has at most 20 octets (RFC 5280 section 4.1.2.2)"
-        )
+        raise TemplateError("a serial number has 1 to 20 octets and is positive (RFC 5280 4.1.2.2)")
     return encoded
 
 
@@ -355,9 +353,7 @@ def issuer_facts(certificate: bytes) -> IssuerFacts:
     if not facts.is_ca or (facts.key_usage and "keyCertSign" not in facts.key_usage):
         raise CertificateError("not a CA certificate")
     if facts.key_identifier is None or not facts.subject:
-        raise CertificateError(
-            "a CA certificate has a subject and a subjectKeyIdentifier (RFC 5280 section 4.2.1.2)"
-        )
+        raise CertificateError("a CA certificate without a subject or a subjectKeyIdentifier")
     if facts.key is None:
         raise CertificateError("a CA certificate with a key of a kind that is not supported")
     try:

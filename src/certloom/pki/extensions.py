@@ -38,7 +38,7 @@ KEY_USAGE_BITS = (
     "encipherOnly",
     "decipherOnly",
 )
-"""The bits of KeyUsage (RFC 5280 section 4.2.1.3) in order; ``contentCommitment`` is taken for the second too."""
+"""The bits of KeyUsage (RFC 5280 section 4.2.1.3) in order; ``contentCommitment`` is the second, too."""
 
 _BIT = {name: 1 << (8 - i) for i, name in enumerate(KEY_USAGE_BITS)} | {"contentCommitment": 1 << 7}
 
@@ -58,7 +58,7 @@ def encode(oid: str, critical: bool, value: bytes) -> bytes:
 
 
 def decode_all(reader: der.Reader) -> tuple[Extension, ...]:
-    """The rest of an ``Extensions`` SEQUENCE. Raises ``der.DERError``; duplicates are the caller's to judge."""
+    """What an ``Extensions`` SEQUENCE holds; duplicates are the caller's to judge. Raises ``der.DERError``."""
     found = []
     while reader.more():
         item = reader.enter()

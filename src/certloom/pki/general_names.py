@@ -70,7 +70,10 @@ def decode(value: bytes, limit: int) -> tuple[Identifier, ...]:
 
 
 def decode_name(tag: int, content: bytes) -> Identifier:
-    """The identifier in one GeneralName, given its identifier octet and contents. Raises ``IdentifierError``."""
+    """The identifier in one GeneralName, given its identifier octet and contents.
+
+    Raises ``IdentifierError``; ``der.DERError`` for a tag that no GeneralName has.
+    """
     if tag == _DNS_NAME:
         return parse_dns(_text(content))
     if tag == _IP_ADDRESS:

@@ -19,7 +19,7 @@ from cryptography import x509
 
 
 class IdentifierType(StrEnum):
-    """Identifier types; the values are those of the ACME registry (RFC 8555 section 9.7.7) where it has one."""
+    """Identifier types, named as in the ACME registry (RFC 8555 section 9.7.7) where it has them."""
 
     DNS = "dns"
     IP = "ip"
@@ -218,7 +218,7 @@ _PARSERS: dict[str, Callable[[str], Identifier]] = {
 
 
 def parse(type: str, text: str) -> Identifier:
-    """An identifier of the type of that name (``dns``, ``ip``, ``uri``, ``email``). Raises ``IdentifierError``."""
+    """An identifier of the type of that name: ``dns``, ``ip``, ``uri``, ``email``. Raises ``IdentifierError``."""
     parser = _PARSERS.get(type)
     if parser is None:
         raise IdentifierError(

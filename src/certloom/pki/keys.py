@@ -239,7 +239,7 @@ def _judge_rsa(facts: PublicKeyFacts, min_exponent: int) -> tuple[str, str] | No
     modulus, exponent = _rsa_numbers(facts.spki)
     bits = modulus.bit_length()
     if bits < MIN_RSA_BITS:
-        return "rsa-key-too-small", f"an RSA key of {bits} bits; at least {MIN_RSA_BITS} are required"
+        return "rsa-key-too-small", str(_too_small(bits))
     if exponent % 2 == 0 or exponent < min_exponent or exponent.bit_length() > 256:
         return "rsa-exponent", f"an RSA public exponent must be odd, at least {min_exponent} and below 2^256"
     if modulus % 2 == 0 or math.gcd(modulus, _SMALL_PRIMES) != 1:
@@ -312,8 +312,8 @@ _CURVES: dict[str, ec.EllipticCurve] = {
 
 
 def generate(algorithm: str) -> PrivateKey:
-    """A new private key: ``rsa-2048``, ``rsa-3072``, ``rsa-4096``, ``P-256``, ``P-384``, ``P-521``, ``ed25519``,
-    ``ed448``, ``ml-dsa-44``, ``ml-dsa-65`` or ``ml-dsa-87``. Raises ``ValueError`` for anything else."""
+    """A new private key: ``rsa-2048``, ``rsa-3072``, ``rsa-4096``, ``P-256``, ``P-384``, ``P-521``,
+    ``ed25519``, ``ed448``, ``ml-dsa-44``, ``ml-dsa-65`` or ``ml-dsa-87``. Raises ``ValueError`` for others."""
     if algorithm in _CURVES:
         return ec.generate_private_key(_CURVES[algorithm])
     match algorithm:
@@ -344,7 +344,7 @@ def private_to_der(key: PrivateKey) -> bytes:
 
 
 def private_from_der(data: bytes) -> PrivateKey:
-    """The key in an unencrypted PKCS#8 PrivateKeyInfo. Raises ``KeyRejected``; the message tells nothing of it."""
+    """The key in an unencrypted PKCS#8 PrivateKeyInfo. Raises ``KeyRejected``, which tells nothing of it."""
     try:
         key = load_der_private_key(data, None)
     except (ValueError, TypeError, UnsupportedAlgorithm):

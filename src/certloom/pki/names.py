@@ -155,7 +155,9 @@ def _encode(attributes: tuple[tuple[str, str], ...]) -> bytes:
 
 def decode(data: bytes) -> Name:
     """The name in this DER ``Name``. An RDN of several attributes is flattened in its encoded order, and a
-    value that is no string becomes ``#`` and the hexadecimal of its DER (RFC 4514 section 2.4). Raises ``BadName``.
+    value that is no string becomes ``#`` and the hexadecimal of its DER (RFC 4514 section 2.4).
+
+    Raises ``BadName``.
     """
     try:
         return read(der.whole(data))
@@ -164,7 +166,7 @@ def decode(data: bytes) -> Name:
 
 
 def read(reader: der.Reader) -> Name:
-    """As ``decode``, for a reader over the contents of a ``Name``. Raises ``BadName`` and ``der.DERError``."""
+    """As ``decode``, for a reader over a ``Name``'s contents. Raises ``BadName`` and ``der.DERError``."""
     attributes = []
     while reader.more():
         rdn = reader.enter(der.SET)
@@ -183,7 +185,7 @@ def read(reader: der.Reader) -> Name:
 
 
 def text(tag: int, content: bytes) -> str:
-    """The text in an ASN.1 string of any type, given its identifier octet and contents. Raises ``BadName``."""
+    """The text in an ASN.1 string, given its identifier octet and contents. Raises ``BadName``."""
     codec = _DECODED_AS.get(tag)
     if codec is None:
         raise BadName(f"tag {tag:#04x} is not a string")
@@ -220,15 +222,13 @@ def _escape(value: str) -> str:
     return value
 
 
-_TYPE = re.compile(r"\s*([A-Za-z][A-Za-z0-9-]*|[0-9]+(?:\.[0-9]+)+)\s*=\s*")
-_PART = re.compile(
-    r"\\(?:(?P<hex>(?:[0-9A-Fa-f]{2}(?:\\(?=[0-9A-Fa-f]{2}))?)+)|(?P<char>[\\\" #+,;<=>]))|(?P<plain>[^\\\",+;<>]+)"
-)
+_TYPE = re.compile(r" *([A-Za-z][A-Za-z0-9-]*|[0-9]+(?:\.[0-9]+)+) *= *")
+_PART = re.compile(r"""\\(?:(?P<hex>[0-9A-Fa-f]{2})|(?P<char>[\\" #+,;<=>]))|(?P<plain>[^\\",+;<>]+)""")
 
 
 def parse_name(text: str) -> Name:
-    """The name in RFC 4514 text: ``CN=a, O=b`` has O=b first in its encoding. Spaces around ``,`` and ``=`` do
-    not count; ``+`` (several attributes in one RDN) and ``#`` values are refused. Raises ``BadName``."""
+    """The name in RFC 4514 text: ``CN=a, O=b`` has O=b first in its encoding. Spaces around ``,`` and ``=``
+    do not count; ``+`` (several attributes in one RDN) and ``#`` values are refused. Raises ``BadName``."""
     if len(text) > 16384:
         raise BadName("a name of more than 16384 characters")
     attributes: list[tuple[str, str]] = []
@@ -254,17 +254,17 @@ def _parse_value(text: str, position: int) -> tuple[str, int]:
     if text.startswith("#", position):
         raise BadName("values in hexadecimal are not supported")
     out = bytearray()
-    kept = 0  # octets that are not trailing white space
-    while position < len(text) and text[position] not in ",;":
+    kept = 0  # octets that are not trailing spaces
+    while position < len(text) and text[position] != ",":
         match = _PART.match(text, position)
         if match is None:
             raise BadName(f"unexpected {text[position : position + 20]!r} in a value")
         position = match.end()
         if match["plain"] is not None:
             out += match["plain"].encode("utf-8", "surrogatepass")
-            kept = max(kept, len(out.rstrip()))
+            kept = max(kept, len(out.rstrip(b" ")))
         else:
-            out += match["char"].encode() if match["char"] else bytes.fromhex(match["hex"].replace("\\", ""))
+            out += match["char"].encode() if match["char"] else bytes.fromhex(match["hex"])
             kept = len(out)
     try:
         return out[:kept].decode("utf-8"), position

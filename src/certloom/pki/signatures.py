@@ -168,8 +168,8 @@ _BY_TYPE: tuple[tuple[type, type, bytes], ...] = (
 
 
 def algorithm_for(key: PrivateKey | PublicKey) -> bytes:
-    """The DER AlgorithmIdentifier that this CA key signs with: ECDSA with its curve's own SHA-2, RSA PKCS#1 v1.5
-    with SHA-256, else the key's one algorithm."""
+    """The DER AlgorithmIdentifier that this CA key signs with: ECDSA with its curve's own SHA-2, RSA PKCS#1
+    v1.5 with SHA-256, else the key's one algorithm."""
     if isinstance(key, ec.EllipticCurvePrivateKey | ec.EllipticCurvePublicKey):
         return _BY_CURVE[key.curve.name][0]
     if isinstance(key, rsa.RSAPrivateKey | rsa.RSAPublicKey):

@@ -1,4 +1,4 @@
-"""What goes into a certificate and who signs it: the data that building and re-checking share, and nothing else."""
+"""What goes into a certificate and who signs it: the data that building and re-checking share."""
 
 from __future__ import annotations
 
