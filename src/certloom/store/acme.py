@@ -284,7 +284,7 @@ def open_orders(tx: Tx, account_id: str, now: int, limit: int) -> int:
     """How many of an account's orders are neither finalized, failed nor expired; counted up to ``limit``."""
     row = tx.one(
         "SELECT count(*) FROM (SELECT 1 FROM acme_orders WHERE account_id = ? AND request_id IS NULL"
-        " AND error IS NULL AND expires > ? LIMIT ?) AS some",
+        " AND error IS NULL AND expires > ? LIMIT ?) AS counted",
         (account_id, now, limit),
     )
     return int(row[0]) if row else 0

@@ -41,8 +41,8 @@ class _JWK(msgspec.Struct, frozen=True):
 class AccountKey(msgspec.Struct, frozen=True):
     """A public key that may sign ACME requests."""
 
-    algorithm: str
-    """The one JWS algorithm it signs with here."""
+    algorithms: tuple[str, ...]
+    """The JWS algorithms it may sign with; several where one has two names (RFC 9864)."""
     canonical: str
     """The JWK of RFC 7638 section 3: required members only, sorted, no white space."""
     thumbprint: bytes
@@ -69,7 +69,7 @@ _CURVES: Final[dict[str, tuple[str, int, ec.EllipticCurve, hashes.HashAlgorithm]
     "P-384": ("ES384", 48, ec.SECP384R1(), hashes.SHA384()),
     "P-521": ("ES512", 66, ec.SECP521R1(), hashes.SHA512()),
 }
-ALGORITHMS: Final = ("ES256", "ES384", "ES512", "RS256", "EdDSA")
+ALGORITHMS: Final = ("ES256", "ES384", "ES512", "RS256", "EdDSA", "Ed25519", "Ed448")
 """What RFC 8555 section 6.2 makes mandatory and recommended, and what clients really use."""
 
 
@@ -95,9 +95,9 @@ def account_key(jwk: str) -> AccountKey:
     raise _bad("the key type must be EC, RSA or OKP")
 
 
-def _finish(algorithm: str, canonical: str, spki: bytes, verify: Verify) -> AccountKey:
+def _finish(algorithms: tuple[str, ...], canonical: str, spki: bytes, verify: Verify) -> AccountKey:
     check_fit(facts_of(spki))
-    return AccountKey(algorithm, canonical, sha256(canonical.encode()).digest(), spki, verify)
+    return AccountKey(algorithms, canonical, sha256(canonical.encode()).digest(), spki, verify)
 
 
 def _ec(jwk: _JWK) -> AccountKey:
@@ -117,7 +117,7 @@ def _ec(jwk: _JWK) -> AccountKey:
         check(encode_dss_signature(r, s), data, scheme)
 
     canonical = f'{{"crv":"{jwk.crv}","kty":"EC","x":"{base64url.encode(x)}","y":"{base64url.encode(y)}"}}'
-    return _finish(algorithm, canonical, _spki(key), verify)
+    return _finish((algorithm,), canonical, _spki(key), verify)
 
 
 def _coordinate(text: str, size: int) -> bytes:
@@ -143,7 +143,7 @@ def _rsa(jwk: _JWK) -> AccountKey:
         check(signature, data, scheme, hash)
 
     canonical = f'{{"e":"{base64url.encode(e)}","kty":"RSA","n":"{base64url.encode(n)}"}}'
-    return _finish("RS256", canonical, _spki(key), verify)
+    return _finish(("RS256",), canonical, _spki(key), verify)
 
 
 def _okp(jwk: _JWK) -> AccountKey:
@@ -157,7 +157,7 @@ def _okp(jwk: _JWK) -> AccountKey:
         case _:
             raise ValueError("the curve must be Ed25519 or Ed448")
     canonical = f'{{"crv":"{jwk.crv}","kty":"OKP","x":"{base64url.encode(x)}"}}'
-    return _finish("EdDSA", canonical, _spki(key), key.verify)
+    return _finish(("EdDSA", jwk.crv), canonical, _spki(key), key.verify)
 
 
 def _spki(

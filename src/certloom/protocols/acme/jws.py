@@ -82,8 +82,8 @@ def read(body: bytes) -> Unverified:
 
 def verify(jws: Unverified, key: AccountKey) -> None:
     """Check the signature with an account's key. Raises ``badSignatureAlgorithm`` or ``malformed``."""
-    if jws.algorithm != key.algorithm:
-        raise _bad_algorithm(jws.algorithm, f"; this key signs with {key.algorithm}")
+    if jws.algorithm not in key.algorithms:
+        raise _bad_algorithm(jws.algorithm, f"; this key signs with {key.algorithms[0]}")
     try:
         key.verify(jws.signature, jws.signing_input)
     except InvalidSignature:

@@ -22,7 +22,7 @@ _SLICES = 16
 _MAC_BYTES = 16
 _PLACE = Struct(">II")
 _LENGTH = (_PLACE.size + _MAC_BYTES) * 4 // 3
-_TO_STANDARD = bytes.maketrans(b"-_+/", b"+/!!")
+_TO_STANDARD = bytes.maketrans(b"-_+/=", b"+/!!!")
 _TO_URL = bytes.maketrans(b"+/", b"-_")
 _BITS = tuple(1 << n for n in range(8))
 _random = random.SystemRandom()
