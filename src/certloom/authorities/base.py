@@ -64,6 +64,9 @@ class Authority(Protocol):
     immediate: bool
     """Whether ``issue`` answers at once. If not, the pipeline records ``issuing`` before it asks."""
 
+    not_after: int | None
+    """Unix seconds, inclusive: nothing it issues may live longer. None where that is not known."""
+
     async def issue(self, contents: CertificateContents) -> Issued:
         """Make one certificate. Its serial is durably reserved before anything is signed.
 

@@ -28,7 +28,7 @@ from certloom.pki.certificates import (
     issuer_facts,
     recheck,
 )
-from certloom.pki.crl import CRLEntry, build_crl
+from certloom.pki.crl import CRLEntry, CRLError, build_crl
 from certloom.policy.decisions import CertificateContents, LintMode
 from certloom.store.authorities import StoredAuthority
 
@@ -105,10 +105,15 @@ class LocalSigner:
         return await self._run(lambda: build_certificate(template, self._issuer, self._key))
 
     async def sign_crl(
-        self, shard: int, entries: list[CRLEntry], number: int, this_update: int, next_update: int
+        self,
+        shard: int | None,
+        entries: list[CRLEntry],
+        number: int,
+        this_update: int,
+        next_update: int,
     ) -> bytes:
-        """DER CRL of one shard. Raises ``AuthorityError``."""
-        url = self._urls.crl(self._name, shard)
+        """DER CRL of one shard, or with None of everything the CA issued."""
+        url = None if shard is None else self._urls.crl(self._name, shard)
         # On a thread whatever the key: a shard may have many thousand entries.
         return await asyncio.to_thread(
             build_crl, self._issuer, self._key, entries, number, this_update, next_update, url
@@ -143,6 +148,7 @@ class LocalAuthority:
         self._row = row
         self._signer = signer
         self._issuer = issuer_facts(row.certificate)
+        self.not_after: int | None = self._issuer.not_after
         self._serials = serials
         self._linter = linter
         self._clock = clock
@@ -187,7 +193,13 @@ class LocalAuthority:
     async def sign_crl(
         self, shard: int, entries: list[CRLEntry], number: int, this_update: int, next_update: int
     ) -> bytes:
-        return await self._signer.sign_crl(shard, entries, number, this_update, next_update)
+        # The only shard is the whole list, and says so by having no issuing distribution point: it then also
+        # speaks for certificates without a CRL distribution point, such as a root's own.
+        scope = shard if self.crl_shards > 1 else None
+        try:
+            return await self._signer.sign_crl(scope, entries, number, this_update, next_update)
+        except CRLError as error:
+            raise AuthorityError("not-encodable", str(error)) from error
 
     def chains(self) -> tuple[tuple[bytes, ...], ...]:
         """The chain up to our root, then one through each cross-certificate."""

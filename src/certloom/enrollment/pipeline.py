@@ -152,6 +152,7 @@ class Enrollment:
                 csr_subject=ask.csr.subject,
                 not_before=ask.not_before,
                 not_after=ask.not_after,
+                authority_not_after=self._books.authority(profile.authority).not_after,
             ),
         )
 
@@ -275,6 +276,7 @@ class Enrollment:
                 not_before=asked.not_before,
                 not_after=asked.not_after,
                 approved=True,
+                authority_not_after=self._books.authority(profile.authority).not_after,
             ),
         )
         if decision.outcome is not Outcome.ISSUE or decision.contents is None:

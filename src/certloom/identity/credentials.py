@@ -14,7 +14,7 @@ import msgspec
 from certloom.audit import Origin, record
 from certloom.clock import Clock
 from certloom.pki.identifiers import Identifier
-from certloom.policy.name_rules import matches
+from certloom.policy.name_rules import check_pattern, matches
 from certloom.secrets import DataKey
 from certloom.store import credentials as statements
 from certloom.store.base import Tx
@@ -67,7 +67,12 @@ class Credentials:
         expires: int | None = None,
         origin: Origin,
     ) -> EABCredential:
-        """Make an external account binding key for one ACME channel; each account it binds is one use."""
+        """Make an external account binding key for one ACME channel; each account it binds is one use.
+
+        Raises ``PatternError`` when one of ``names`` is not a pattern.
+        """
+        for pattern in names:
+            check_pattern(pattern)
         id = new_id(self._clock.now_ms())
         mac_key = secrets.token_bytes(_MAC_KEY_BYTES)
         self._insert(

@@ -1,0 +1,187 @@
+"""The one way to revoke, and the CRLs that tell of it, on both databases."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from certloom.clock import ManualClock
+from certloom.enrollment.errors import Refused
+from certloom.store import Store, authorities, certificates
+from certloom.store.authorities import StoredCRL
+from tests.conftest import run
+from tests.core import Core, core
+from tests.enrollment.test_pipeline import ALICE, ask, certificate_of, csr
+
+
+async def published(c: Core, authority: str, shard: int) -> StoredCRL:
+    found = await c.store.read(lambda tx: authorities.crl(tx, authority, shard))
+    assert found is not None
+    return found
+
+
+def test_a_revoked_certificate_is_on_its_shards_crl_within_seconds(store: Store, clock: ManualClock) -> None:
+    async def scenario() -> None:
+        async with core(store, clock) as c:
+            await c.runner.start()
+            row = await certificate_of(c, (await c.enrollment.submit(ask())).certificate_id)
+            revoked = await c.revoker.revoke(row.id, 4, ALICE)
+            assert revoked.revoked == clock.now()
+            for _ in range(100):
+                crl = await store.read(lambda tx: authorities.crl(tx, "issuing", row.crl_shard))
+                if crl is not None:
+                    break
+                await asyncio.sleep(0.02)
+            assert crl is not None
+            parsed = x509.load_der_x509_crl(crl.der)
+            entry = parsed.get_revoked_certificate_by_serial_number(int.from_bytes(row.serial, "big"))
+            assert entry is not None
+            reason = entry.extensions.get_extension_for_class(x509.CRLReason).value.reason
+            assert reason is x509.ReasonFlags.superseded
+            kinds = await store.read(lambda tx: tx.all("SELECT kind FROM events ORDER BY id"))
+            assert [kind for (kind,) in kinds] == ["certificate.issued", "certificate.revoked"]
+            await c.runner.stop()
+
+    run(scenario())
+
+
+def test_openssl_takes_a_revoked_certificate_for_revoked_and_another_for_good(
+    store: Store, clock: ManualClock, tmp_path: Path
+) -> None:
+    async def scenario() -> None:
+        async with core(store, clock) as c:
+            bad = await certificate_of(c, (await c.enrollment.submit(ask())).certificate_id)
+            good = await certificate_of(
+                c, (await c.enrollment.submit(ask(csr(), idempotency_key="2"))).certificate_id
+            )
+            await c.revoker.revoke(bad.id, 1, ALICE)
+            assert await c.crls.refresh() == 17
+            pems = {row.name: row.certificate for row in c.books.authority_rows()}
+
+            def pem(path: str, *ders: bytes) -> str:
+                text = b"".join(x509.load_der_x509_certificate(d).public_bytes(Encoding.PEM) for d in ders)
+                (tmp_path / path).write_bytes(text)
+                return str(tmp_path / path)
+
+            for row, word in ((bad, "revoked"), (good, "OK")):
+                lists = [
+                    (await published(c, "issuing", row.crl_shard)).der,
+                    (await published(c, "root", 0)).der,
+                ]
+                (tmp_path / "crls.pem").write_bytes(
+                    b"".join(x509.load_der_x509_crl(d).public_bytes(Encoding.PEM) for d in lists)
+                )
+                answer = subprocess.run(
+                    [
+                        *("openssl", "verify", "-no-CApath", "-no-CAstore", "-crl_check_all"),
+                        *("-extended_crl", "-attime", str(clock.now() + 1)),
+                        *("-CAfile", pem("root.pem", pems["root"])),
+                        *("-untrusted", pem("issuing.pem", pems["issuing"])),
+                        *("-CRLfile", str(tmp_path / "crls.pem"), pem("leaf.pem", row.der)),
+                    ],
+                    capture_output=True,
+                    text=True,
+                    check=False,
+                )
+                assert word in answer.stdout + answer.stderr
+
+    run(scenario())
+
+
+def test_revoking_twice_is_refused_and_changes_nothing(store: Store, clock: ManualClock) -> None:
+    async def scenario() -> None:
+        async with core(store, clock) as c:
+            id = (await c.enrollment.submit(ask())).certificate_id
+            assert id is not None
+            first = await c.revoker.revoke(id, 4, ALICE)
+            clock.advance(60)
+            with pytest.raises(Refused) as caught:
+                await c.revoker.revoke(id, 1, ALICE)
+            assert caught.value.code == "already-revoked"
+            assert await certificate_of(c, id) == first
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("reason", [2, 6, 7, 8, 9, 10, 11, -1])
+def test_a_requester_cannot_give_a_reason_that_is_the_cas_to_give(
+    store: Store, clock: ManualClock, reason: int
+) -> None:
+    async def scenario() -> None:
+        async with core(store, clock) as c:
+            id = (await c.enrollment.submit(ask())).certificate_id
+            assert id is not None
+            with pytest.raises(Refused) as caught:
+                await c.revoker.revoke(id, reason, ALICE)
+            assert caught.value.code == "bad-revocation-reason"
+            assert (await certificate_of(c, id)).revoked is None
+
+    run(scenario())
+
+
+def test_an_operator_may_withdraw_a_privilege(store: Store, clock: ManualClock) -> None:
+    async def scenario() -> None:
+        async with core(store, clock) as c:
+            id = (await c.enrollment.submit(ask())).certificate_id
+            assert id is not None
+            assert (await c.revoker.revoke(id, 9, ALICE, by_operator=True)).revocation_reason == 9
+
+    run(scenario())
+
+
+def test_a_compromised_key_is_certified_never_again(store: Store, clock: ManualClock) -> None:
+    async def scenario() -> None:
+        async with core(store, clock) as c:
+            request = csr()
+            id = (await c.enrollment.submit(ask(request))).certificate_id
+            assert id is not None
+            await c.revoker.revoke(id, 1, ALICE)
+            assert await store.read(lambda tx: certificates.is_blocked(tx, request.key.spki_sha256))
+            with pytest.raises(Refused) as caught:
+                await c.enrollment.submit(ask(request, idempotency_key="2"))
+            assert caught.value.code == "key-blocked"
+
+    run(scenario())
+
+
+def test_crl_numbers_rise_also_when_the_store_forgot_the_last_one(store: Store, clock: ManualClock) -> None:
+    async def scenario() -> None:
+        async with core(store, clock) as c:
+            await c.crls.refresh()
+            first = await published(c, "issuing", 3)
+            assert await c.crls.refresh() == 0
+            clock.advance(c.local().crl_seconds // 2 + 1)
+            assert await c.crls.refresh() == 17
+            second = await published(c, "issuing", 3)
+            assert second.number > first.number
+            await store.write(lambda tx: tx.run("DELETE FROM crls"))
+            clock.advance(1)
+            await c.crls.refresh()
+            assert (await published(c, "issuing", 3)).number > second.number
+
+    run(scenario())
+
+
+def test_an_expired_certificate_leaves_the_crl_only_after_one_more(store: Store, clock: ManualClock) -> None:
+    async def scenario() -> None:
+        async with core(store, clock) as c:
+            row = await certificate_of(c, (await c.enrollment.submit(ask())).certificate_id)
+            await c.revoker.revoke(row.id, 4, ALICE)
+
+            async def listed() -> bool:
+                await c.crls.refresh()
+                parsed = x509.load_der_x509_crl((await published(c, "issuing", row.crl_shard)).der)
+                number = int.from_bytes(row.serial, "big")
+                return parsed.get_revoked_certificate_by_serial_number(number) is not None
+
+            clock.advance(row.not_after - clock.now() + 60)
+            assert await listed()
+            clock.advance(c.local().crl_seconds)
+            assert not await listed()
+
+    run(scenario())
