@@ -51,15 +51,20 @@ def dialect(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def database_url(dialect: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+def postgresql_url(postgresql: Cluster, postgresql_template: str) -> Iterator[str]:
+    """The URL of a PostgreSQL database of its own for this test, without data."""
+    name = postgresql.create(postgresql_template)
+    yield postgresql.url(name)
+    postgresql.drop(name)
+
+
+@pytest.fixture
+def database_url(dialect: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of a database of its own for this test, without data."""
     if dialect == "sqlite":
-        yield f"sqlite:///{tmp_path}/certloom.db"
-        return
-    cluster: Cluster = request.getfixturevalue("postgresql")
-    name = cluster.create(request.getfixturevalue("postgresql_template"))
-    yield cluster.url(name)
-    cluster.drop(name)
+        return f"sqlite:///{tmp_path}/certloom.db"
+    url: str = request.getfixturevalue("postgresql_url")
+    return url
 
 
 @pytest.fixture
