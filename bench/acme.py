@@ -27,8 +27,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from bench import servers
 from bench.acme_client import Account, Responder, check_chain, make_csr
+from bench.fill import fill
 
 STARTERS: dict[str, Callable[[Path], servers.Server]] = {
+    "certloom-sqlite": servers.start_certloom,
+    "certloom-postgresql": lambda folder: servers.start_certloom(folder, "postgresql"),
     "caddy": servers.start_caddy,
     "pebble": servers.start_pebble,
 }
@@ -188,8 +191,21 @@ async def bench(options: argparse.Namespace, folder: Path) -> tuple[list[Measure
                     stored = line.stored_before + line.certificates
                     lines.append(line)
                     print(table(lines).splitlines()[-1], file=sys.stderr, flush=True)
+                for target in options.fill if server.sqlite else ():
+                    assert server.sqlite is not None
+                    server.pause()
+                    seconds = fill(server.sqlite, max(0, target - stored))
+                    server.resume()
+                    stored = max(stored, target)
+                    print(f"filled up to {stored} in {seconds:.0f} s", file=sys.stderr, flush=True)
+                    line = await measure(
+                        server, responder, options.fill_workers, options.certificates, stored
+                    )
+                    stored = line.stored_before + line.certificates
+                    lines.append(line)
+                    print(table(lines).splitlines()[-1], file=sys.stderr, flush=True)
             finally:
-                server.stop()
+                server.close()
     finally:
         responder.close()
         dns.stop()
@@ -199,11 +215,23 @@ async def bench(options: argparse.Namespace, folder: Path) -> tuple[list[Measure
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m bench.acme", description=__doc__)
-    parser.add_argument("--servers", type=lambda text: text.split(","), default=list(STARTERS))
+    parser.add_argument(
+        "--servers",
+        type=lambda text: text.split(","),
+        default=["certloom-sqlite", "certloom-postgresql", "caddy"],
+        help=f"of {', '.join(STARTERS)} (pebble 2.4 is known to deadlock at 64 workers)",
+    )
     parser.add_argument(
         "--workers", type=lambda text: [int(part) for part in text.split(",")], default=[1, 8, 64]
     )
     parser.add_argument("--certificates", type=int, default=1000, help="for each number of workers")
+    parser.add_argument(
+        "--fill",
+        type=lambda text: [int(part) for part in text.split(",")],
+        default=[],
+        help="then fill the SQLite store up to these numbers of certificates, and measure again at each",
+    )
+    parser.add_argument("--fill-workers", type=int, default=8, help="workers for those")
     parser.add_argument("--json", type=Path, help="write the results here too")
     parser.add_argument("--keep", action="store_true", help="keep the servers' folders, and say where")
     return parser.parse_args(argv)
@@ -213,6 +241,7 @@ def main() -> None:
     """Run and print."""
     options = arguments()
     folder = Path(tempfile.mkdtemp(prefix="certloom-bench-"))
+    folder.chmod(0o711)  # PostgreSQL's user must get to its own folder
     try:
         lines, notes = uvloop.run(bench(options, folder))
     finally:

@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 import os
 import ssl
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from bench.processes import cpu_seconds, folder_size, peak_rss
+from certloom.policy.channels import ACMEChannel
+from certloom.policy.profiles import default_profiles
 from tests.clients.lab import TOOLS, Program, environment, listening, private_mounts, run, wait_for
 from tests.clients.pebble import self_signed
+from tests.clients.server import COMMAND, toml
+from tests.postgresql import Cluster
 
 ADDRESS = "127.77.8.1"
 """Where every name resolves to, and where the load client answers http-01."""
@@ -22,22 +27,44 @@ HTTP_PORT = 8082
 
 @dataclass
 class Server:
-    """A running server."""
+    """A server that can be started again on what it has stored."""
 
     name: str
     directory: str
-    trust: ssl.SSLContext
-    program: Program
+    tls_ca: Path
+    launch: Callable[[], Program]
     storage: Path | None
     """The folder whose growth is the disk used, if it stores anything."""
     notes: dict[str, str]
-    also: tuple[int, ...] = ()
-    """Further processes that work for it (PostgreSQL's postmaster): their time is the server's too."""
-    stop: Callable[[], None] = field(default=lambda: None)
+    cluster: Cluster | None = None
+    """The PostgreSQL that works for it: its time is the server's too."""
+    sqlite: Path | None = None
+
+    def __post_init__(self) -> None:
+        self.program = self.launch()
+
+    @property
+    def trust(self) -> ssl.SSLContext:
+        return ssl.create_default_context(cafile=str(self.tls_ca))
+
+    def pause(self) -> None:
+        """Stop it, and keep what it stored."""
+        self.program.stop()
+
+    def resume(self) -> None:
+        """Start it again."""
+        self.program = self.launch()
+
+    def close(self) -> None:
+        """Stop it for good."""
+        self.program.stop()
+        if self.cluster is not None:
+            self.cluster.remove()
 
     def cpu_seconds(self) -> float:
         """User and system time of all its processes."""
-        return sum(cpu_seconds(pid) for pid in (self.program.pid, *self.also))
+        also = cpu_seconds(self.cluster.pid) if self.cluster else 0
+        return cpu_seconds(self.program.pid) + also
 
     def main_cpu_seconds(self) -> float:
         """User and system time of its main process alone."""
@@ -58,8 +85,6 @@ def dns_port() -> int:
 
 def start_dns(folder: Path) -> Program:
     """The name server, in a process of its own."""
-    import sys
-
     program = Program(
         [sys.executable, "-m", "bench.dns", DNS_ADDRESS, str(dns_port()), ADDRESS],
         log=folder / "dns.log",
@@ -101,24 +126,19 @@ def start_caddy(folder: Path) -> Server:
     # It asks the system's resolver for http-01: that is ours, in a mount namespace of its own.
     (folder / "resolv.conf").write_text(f"nameserver {DNS_ADDRESS}\n")
     caddy = TOOLS / "caddy/bin/caddy"
-    program = Program(
-        [
-            *private_mounts((folder / "resolv.conf", "/etc/resolv.conf")),
-            *(caddy, "run", "--config", folder / "caddy.json"),
-        ],
-        log=folder / "caddy.log",
-        env=environment(folder, XDG_DATA_HOME=str(folder / "data"), XDG_CONFIG_HOME=str(folder / "config")),
-    )
-    wait_for("Caddy", lambda: program.check() and listening(port, ADDRESS))
+    command: list[str | Path] = [
+        *private_mounts((folder / "resolv.conf", "/etc/resolv.conf")),
+        *(caddy, "run", "--config", folder / "caddy.json"),
+    ]
+    home = {"XDG_DATA_HOME": str(folder / "data"), "XDG_CONFIG_HOME": str(folder / "config")}
     version = run([caddy, "version"], env=environment(folder)).split()[0]
     return Server(
         name="caddy",
         directory=f"https://{ADDRESS}:{port}/acme/local/directory",
-        trust=ssl.create_default_context(cafile=str(folder / "tls.pem")),
-        program=program,
+        tls_ca=folder / "tls.pem",
+        launch=lambda: _launch("caddy", command, folder, port, **home),
         storage=folder / "data",
         notes={"version": version, "database": "bbolt, embedded", "lint": "none", "caa": "none"},
-        stop=lambda: void(program.stop()),
     )
 
 
@@ -138,25 +158,67 @@ def start_pebble(folder: Path) -> Server:
         "externalAccountBindingRequired": False,
     }
     (folder / "pebble.json").write_text(json.dumps({"pebble": settings}))
-    program = Program(
-        [
-            *("pebble", "-config", folder / "pebble.json"),
-            *("-dnsserver", f"{DNS_ADDRESS}:{dns_port()}"),
-        ],
-        log=folder / "pebble.log",
-        env=environment(folder, PEBBLE_VA_NOSLEEP="1", PEBBLE_WFE_NONCEREJECT="0"),
-    )
-    wait_for("pebble", lambda: program.check() and listening(port, ADDRESS))
+    command: list[str | Path] = [
+        *("pebble", "-config", folder / "pebble.json"),
+        *("-dnsserver", f"{DNS_ADDRESS}:{dns_port()}"),
+    ]
+    quick = {"PEBBLE_VA_NOSLEEP": "1", "PEBBLE_WFE_NONCEREJECT": "0"}
     return Server(
         name="pebble",
         directory=f"https://{ADDRESS}:{port}/dir",
-        trust=ssl.create_default_context(cafile=str(folder / "tls.pem")),
-        program=program,
+        tls_ca=folder / "tls.pem",
+        launch=lambda: _launch("pebble", command, folder, port, **quick),
         storage=None,
         notes={"database": "none: in memory", "lint": "none", "caa": "checked"},
-        stop=lambda: void(program.stop()),
     )
 
 
-def void(_: object) -> None:
-    """Nothing."""
+def start_certloom(folder: Path, database: str = "sqlite") -> Server:
+    """Certloom with what it ships: default channel, default profile, its own CA."""
+    folder.mkdir(parents=True)
+    port, http_port = 8543, 8580
+    cluster: Cluster | None = None
+    url = ""
+    if database == "postgresql":
+        # On disk, where a commit costs what it costs.
+        cluster = Cluster(parent=folder)
+        url = cluster.url(cluster.create())
+    (folder / "certloom.toml").write_text(
+        toml(
+            {
+                "data_dir": str(folder / "data"),
+                "public_url": f"https://{ADDRESS}:{port}",
+                "public_http_url": f"http://{ADDRESS}:{http_port}",
+                "listen": {"https": f"{ADDRESS}:{port}", "http": f"{ADDRESS}:{http_port}"},
+                "database": {"url": url},
+                "validation": {
+                    "http_port": HTTP_PORT,
+                    "resolvers": [f"{DNS_ADDRESS}:{dns_port()}"],
+                    "allow_addresses": [f"{ADDRESS}/32"],
+                },
+            }
+        )
+    )
+    return Server(
+        name=f"certloom-{database}",
+        directory=f"https://{ADDRESS}:{port}/acme/default/directory",
+        tls_ca=folder / "data" / "root.pem",
+        launch=lambda: _launch("certloom", [COMMAND, "serve", "-c", folder / "certloom.toml"], folder, port),
+        storage=cluster.directory if cluster else folder / "data",
+        notes={"database": f"{database}, durable", **_defaults()},
+        cluster=cluster,
+        sqlite=None if cluster else folder / "data" / "certloom.db",
+    )
+
+
+def _defaults() -> dict[str, str]:
+    """What the shipped default profile and channel say about lint and CAA."""
+    profile = next(profile for profile in default_profiles("issuing") if profile.name == "tls-server")
+    caa = ACMEChannel(name="default", profiles=("tls-server",)).caa
+    return {"profile": "tls-server", "lint": str(profile.lint.mode), "caa": "checked" if caa else "off"}
+
+
+def _launch(name: str, command: Sequence[str | Path], folder: Path, port: int, **env: str) -> Program:
+    program = Program(command, log=folder / f"{name}.log", env=environment(folder, **env))
+    wait_for(name, lambda: program.check() and listening(port, ADDRESS), 60)
+    return program

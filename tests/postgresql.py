@@ -25,13 +25,19 @@ _PR_SET_PDEATHSIG = 1
 
 
 class Cluster:
-    """One running server. ``options`` are server settings that differ from its defaults."""
+    """One running server.
 
-    def __init__(self, **options: str) -> None:
+    ``parent`` is where its data goes (memory, where there is room); ``options`` are server settings that
+    differ from its defaults.
+    """
+
+    def __init__(self, parent: Path | None = None, **options: str) -> None:
         self._bin = _binaries()
         self._user = "postgres" if os.geteuid() == 0 else None
         shm = Path("/dev/shm")
-        self.directory = Path(tempfile.mkdtemp(prefix="certloom-pg-", dir=shm if _roomy(shm) else None))
+        self.directory = Path(
+            tempfile.mkdtemp(prefix="certloom-pg-", dir=parent or (shm if _roomy(shm) else None))
+        )
         self._process: subprocess.Popen[bytes] | None = None
         self._numbers = itertools.count(1)
         self._options = options
@@ -99,6 +105,12 @@ class Cluster:
                 if self._process.poll() is not None or time.monotonic() > deadline:
                     raise RuntimeError((self.directory / "log").read_text()) from None
                 time.sleep(0.05)
+
+    @property
+    def pid(self) -> int:
+        """The postmaster's process id."""
+        assert self._process is not None
+        return self._process.pid
 
     def kill(self) -> None:
         """Stop the server as a crash would: nothing is flushed, recovery follows at the next start."""

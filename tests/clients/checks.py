@@ -15,8 +15,8 @@ from tests.clients.lab import environment, run
 
 _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----\n?", re.DOTALL)
 
-seen: dict[bytes, bytes] = {}
-"""Every leaf checked in this session, by its DER, with the rest of its chain as PEM: linted at the end."""
+seen: dict[bytes, tuple[x509.Certificate, ...]] = {}
+"""Every leaf checked in this session, by its DER, with the rest of its chain: linted at the end."""
 
 
 @dataclass(frozen=True)
@@ -63,5 +63,5 @@ def check(roots: Path, chain: Path, key: Path | None, names: Sequence[str]) -> O
         public = run(["openssl", "pkey", "-in", key, "-pubout"], env=environment(key.parent))
         held = leaf.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
         assert public.encode() == held, "the certificate holds another key than the client's"
-    seen[leaf.public_bytes(Encoding.DER)] = b"".join(blocks[1:])
+    seen[leaf.public_bytes(Encoding.DER)] = certificates[1:]
     return obtained
