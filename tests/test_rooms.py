@@ -38,7 +38,7 @@ FLOORS: tuple[tuple[str, ...] | frozenset[str], ...] = (
 
 
 def room(module: str) -> str:
-    """The room a module is in: ``certloom.protocols.acme.jws`` is in ``protocols.acme``; the package itself in none."""
+    """The room a module is in (``protocols.acme``); empty for the package itself."""
     parts = module.split(".")[1:]
     return ".".join(parts[:2]) if parts[:1] == ["protocols"] else "".join(parts[:1])
 

@@ -355,6 +355,7 @@ def _connect(path: str, *, read_only: bool = False) -> sqlite3.Connection:
         connection.execute("PRAGMA temp_store = MEMORY")
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute("PRAGMA trusted_schema = OFF")
+        connection.execute("PRAGMA case_sensitive_like = ON")  # as PostgreSQL has it
         if read_only:
             connection.execute("PRAGMA query_only = ON")
     except sqlite3.Error:
