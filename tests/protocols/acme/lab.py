@@ -248,6 +248,11 @@ class Client:
         assert (await self.register()).status == 201
         return self
 
+    async def registered_by_eab(self, credential: EABCredential) -> Client:
+        made = await self.register({"externalAccountBinding": self.binding(credential)})
+        assert made.status == 201, made.body
+        return self
+
     def binding(self, credential: EABCredential, **header: Any) -> dict[str, str]:
         url = header.pop("url", self.url("new-account"))
         mac_key = header.pop("mac_key", credential.mac_key)

@@ -38,7 +38,7 @@ class NewAccount(_Payload, frozen=True):
     contact: list[str] | None = None
     terms_of_service_agreed: bool | None = None
     only_return_existing: bool | None = None
-    external_account_binding: Raw | None = None
+    external_account_binding: Raw | UnsetType = UNSET
 
 
 class UpdateAccount(_Payload, frozen=True):
@@ -119,9 +119,9 @@ def read(type: type[T], payload: bytes) -> T:
         raise malformed(f"the payload cannot be read: {error}") from None
 
 
-def given(raw: Raw | None) -> bytes | None:
+def given(raw: Raw | UnsetType) -> bytes | None:
     """An optional object's JSON; None where it is absent or null."""
-    text = bytes(raw) if raw is not None else b"null"
+    text = b"null" if raw is UNSET else bytes(raw)
     return None if text == b"null" else text
 
 
