@@ -58,7 +58,7 @@ def encode(oid: str, critical: bool, value: bytes) -> bytes:
 
 
 def decode_all(reader: der.Reader) -> tuple[Extension, ...]:
-    """What an ``Extensions`` SEQUENCE holds; duplicates are the caller's to judge. Raises ``der.DERError``."""
+    """What an ``Extensions`` SEQUENCE holds; duplicates are for the caller. Raises ``der.DERError``."""
     found = []
     while reader.more():
         item = reader.enter()

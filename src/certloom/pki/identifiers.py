@@ -218,7 +218,7 @@ _PARSERS: dict[str, Callable[[str], Identifier]] = {
 
 
 def parse(type: str, text: str) -> Identifier:
-    """An identifier of the type of that name: ``dns``, ``ip``, ``uri``, ``email``. Raises ``IdentifierError``."""
+    """An identifier of the named type: ``dns``, ``ip``, ``uri`` or ``email``. Raises ``IdentifierError``."""
     parser = _PARSERS.get(type)
     if parser is None:
         raise IdentifierError(

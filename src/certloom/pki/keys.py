@@ -286,7 +286,7 @@ def _has_close_primes(modulus: int) -> bool:
 # section 5.1): order 1 and 2 have y = ±1, order 4 has y = 0, order 8 solves d·y⁴ + 2y² = 1. Ed448 (section
 # 5.2): y = ±1 and 0.
 _P25519 = 2**255 - 19
-_Y_OF_ORDER_8 = 0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD83D3D706A17C7
+_Y_OF_ORDER_8 = 0x5FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826
 _LOW_ORDER_25519 = frozenset({0, 1, _P25519 - 1, _Y_OF_ORDER_8, _P25519 - _Y_OF_ORDER_8})
 _P448 = 2**448 - 2**224 - 1
 _LOW_ORDER_448 = frozenset({0, 1, _P448 - 1})
@@ -313,7 +313,7 @@ _CURVES: dict[str, ec.EllipticCurve] = {
 
 def generate(algorithm: str) -> PrivateKey:
     """A new private key: ``rsa-2048``, ``rsa-3072``, ``rsa-4096``, ``P-256``, ``P-384``, ``P-521``,
-    ``ed25519``, ``ed448``, ``ml-dsa-44``, ``ml-dsa-65`` or ``ml-dsa-87``. Raises ``ValueError`` for others."""
+    ``ed25519``, ``ed448``, ``ml-dsa-44``, ``ml-dsa-65`` or ``ml-dsa-87``. Else ``ValueError``."""
     if algorithm in _CURVES:
         return ec.generate_private_key(_CURVES[algorithm])
     match algorithm:

@@ -201,11 +201,15 @@ def from_x509(name: x509.Name) -> Name:
 
 
 def to_x509(name: Name) -> x509.Name:
-    """As ``cryptography`` has it. Raises ``BadName``."""
+    """As ``cryptography`` has it. Raises ``BadName``, also for what only it refuses: it counts upper bounds in
+    octets of UTF-8."""
     encode(name)
-    return x509.Name(
-        [x509.NameAttribute(x509.ObjectIdentifier(oid), value) for oid, value in name.attributes]
-    )
+    try:
+        return x509.Name(
+            [x509.NameAttribute(x509.ObjectIdentifier(o), value) for o, value in name.attributes]
+        )
+    except ValueError as error:
+        raise BadName(str(error)) from None
 
 
 def format_name(name: Name) -> str:
@@ -214,12 +218,13 @@ def format_name(name: Name) -> str:
 
 
 def _escape(value: str) -> str:
-    value = re.sub(r'([\\",+;<>=])', r"\\\1", value).replace("\x00", r"\00")
+    """RFC 4514 section 2.4."""
+    escaped = re.sub(r'([\\",+;<>=])', r"\\\1", value).replace("\x00", r"\00")
+    if value[1:].endswith(" "):
+        escaped = escaped[:-1] + "\\ "
     if value[:1] in ("#", " "):
-        value = "\\" + value
-    if value.endswith(" ") and not value.endswith("\\ "):
-        value = value[:-1] + "\\ "
-    return value
+        escaped = "\\" + escaped
+    return escaped
 
 
 _TYPE = re.compile(r" *([A-Za-z][A-Za-z0-9-]*|[0-9]+(?:\.[0-9]+)+) *= *")

@@ -23,7 +23,6 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import AuthorityInformationAccessOID, ExtensionOID, SignatureAlgorithmOID
 
 from certloom.pki.identifiers import to_general_name
-from certloom.pki.names import Name
 from certloom.pki.template import CertificateTemplate, IssuerFacts
 
 
@@ -92,7 +91,7 @@ def _differences(
     same("the issuer", certificate.issuer.public_bytes(), signer.subject)
     same("notBefore", certificate.not_valid_before_utc, datetime.fromtimestamp(template.not_before, UTC))
     same("notAfter", certificate.not_valid_after_utc, datetime.fromtimestamp(template.not_after, UTC))
-    same("the subject", certificate.subject, _subject(template.subject))
+    same("the subject", _pairs(certificate.subject), template.subject.attributes)
     key = certificate.public_key()
     same("the key", key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo), template.spki)
 
@@ -130,11 +129,10 @@ def _verify(signer: _Signer, signature: bytes, tbs: bytes) -> None:
         key.verify(signature, tbs)
 
 
-@lru_cache(maxsize=256)
-def _subject(name: Name) -> x509.Name:
-    return x509.Name(
-        [x509.NameAttribute(x509.ObjectIdentifier(oid), value) for oid, value in name.attributes]
-    )
+def _pairs(name: x509.Name) -> tuple[tuple[str, object], ...]:
+    """(OID, value) of every attribute; an RDN of several makes it longer than any name that was decided."""
+    pairs = tuple((attribute.oid.dotted_string, attribute.value) for attribute in name)
+    return pairs if len(pairs) == len(name.rdns) else (*pairs, ("several attributes in one RDN", ""))
 
 
 def _expected_extensions(
