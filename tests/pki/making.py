@@ -36,10 +36,12 @@ OPENSSL_KNOWS = ("rsa-2048", "P-256", "P-384", "P-521", "ed25519", "ed448")
 """ML-DSA came to OpenSSL with 3.5, later than what the tests may find installed."""
 
 
-@lru_cache(maxsize=32)
+_generated = lru_cache(keys.generate)
+
+
 def key(algorithm: str = "P-256") -> PrivateKey:
     """One key per algorithm, made once."""
-    return keys.generate(algorithm)
+    return _generated(algorithm)
 
 
 class Hierarchy(NamedTuple):
@@ -49,9 +51,13 @@ class Hierarchy(NamedTuple):
     issuer_key: PrivateKey
 
 
-@lru_cache(maxsize=32)
 def hierarchy(algorithm: str = "P-256") -> Hierarchy:
-    """A root and an issuing CA."""
+    """A root and an issuing CA with keys of this algorithm, made once."""
+    return _hierarchy(algorithm)
+
+
+@lru_cache
+def _hierarchy(algorithm: str) -> Hierarchy:
     root_key, issuer_key = keys.generate(algorithm), keys.generate(algorithm)
     root = issuer_facts(
         ca.make_root(

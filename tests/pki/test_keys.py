@@ -193,7 +193,7 @@ def test_fermat_goes_on_for_a_hundred_rounds() -> None:
 
 @lru_cache
 def roca_prime(bits: int, seed: int) -> int:
-    """A prime as the flawed generator made it: k·M + (65537^a mod M), M the product of the first 126 primes."""
+    """A prime as the flawed generator made it, with M the product of the first 126 primes."""
     m = math.prod(roca._primes(126))
     while True:
         a = secrets.randbelow(1 << 256)

@@ -201,8 +201,8 @@ def from_x509(name: x509.Name) -> Name:
 
 
 def to_x509(name: Name) -> x509.Name:
-    """As ``cryptography`` has it. Raises ``BadName``, also for what only it refuses: it counts upper bounds in
-    octets of UTF-8."""
+    """As ``cryptography`` has it. Raises ``BadName``, also for what is too long to it alone: it counts octets
+    of UTF-8 where RFC 5280 counts characters."""
     encode(name)
     try:
         return x509.Name(

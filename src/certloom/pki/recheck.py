@@ -107,11 +107,12 @@ def _differences(
         same(f"extension {oid}", actual.public_bytes() if isinstance(value, bytes) else actual, value)
     found.extend(f"extension {oid} is missing" for oid in expected)
 
-    tbs = certificate.tbs_certificate_bytes
-    if der.find(tbs, 0, len(tbs) + 8) < 0:
+    # cryptography hands out what it understood: see that it is what is written.
+    tbs, signature = certificate.tbs_certificate_bytes, certificate.signature
+    if der.find(tbs, 0, len(tbs) + 8) < 0 or not der.endswith(b"\x00" + signature):
         found.append("the octets that were signed are not those of the certificate")
     try:
-        _verify(signer, certificate.signature, tbs)
+        _verify(signer, signature, tbs)
     except InvalidSignature:
         found.append("the issuer's signature does not verify")
     return found
