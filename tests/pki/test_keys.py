@@ -195,12 +195,11 @@ def test_fermat_goes_on_for_a_hundred_rounds() -> None:
 def roca_prime(bits: int, seed: int) -> int:
     """A prime as the flawed generator made it, with M the product of the first 126 primes."""
     m = math.prod(roca._primes(126))
+    lowest, beyond = (3 << (bits - 2)) // m + 1, (1 << bits) // m  # so that two of them fill their modulus
     while True:
-        a = secrets.randbelow(1 << 256)
-        residue = pow(65537, a, m)
-        k = secrets.randbits(bits - m.bit_length()) | (3 << (bits - m.bit_length() - 2))
-        candidate = k * m + residue
-        if candidate.bit_length() == bits and is_prime(candidate):
+        residue = pow(65537, secrets.randbelow(1 << 256), m)
+        candidate = (lowest + secrets.randbelow(beyond - lowest)) * m + residue
+        if is_prime(candidate):
             return candidate
 
 
