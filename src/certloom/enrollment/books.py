@@ -78,6 +78,11 @@ class Books:
         self._reading = reading
         return True
 
+    @property
+    def generation(self) -> int:
+        """Which generation of the configuration was read last; -1 before the first."""
+        return self._reading.generation
+
     def profile(self, name: str, version: int | None = None) -> tuple[Profile, int]:
         """A profile and its version, the newest unless one is named. Raises ``UnknownName``."""
         if version is None:

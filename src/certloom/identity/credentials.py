@@ -65,15 +65,17 @@ class Credentials:
         preauthorized: bool = False,
         uses: int | None = None,
         expires: int | None = None,
+        id: str | None = None,
         origin: Origin,
     ) -> EABCredential:
         """Make an external account binding key for one ACME channel; each account it binds is one use.
 
-        Raises ``PatternError`` when one of ``names`` is not a pattern.
+        An operator may choose its ``id``. Raises ``PatternError`` when one of ``names`` is not a pattern,
+        ``Conflict`` when the id is taken.
         """
         for pattern in names:
             check_pattern(pattern)
-        id = new_id(self._clock.now_ms())
+        id = id or new_id(self._clock.now_ms())
         mac_key = secrets.token_bytes(_MAC_KEY_BYTES)
         self._insert(
             tx,

@@ -17,6 +17,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
+import struct
 from collections import deque
 from collections.abc import Callable
 from enum import Enum, auto
@@ -138,6 +140,10 @@ class HTTPProtocol(asyncio.BufferedProtocol):
             "client": self.client,
             "certloom.base_url": listener.base_url,
         }
+        sock = transport.get_extra_info("socket")
+        if sock is not None and sock.family == socket.AF_UNIX:
+            credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+            self._about_connection["certloom.peer_uid"] = struct.unpack("3i", credentials)[1]
         self.deadline = self.loop.time() + listener.limits.header_seconds
         if connections.stopping or len(connections.open) > connections.limit:
             self._refuse(_Refused(503, "too many connections"))

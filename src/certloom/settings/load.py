@@ -86,6 +86,10 @@ def check(settings: Settings) -> list[str]:
     on("listen.acme_plain", listen.acme_plain, _loopback_address)
     if not (listen.https or listen.http or listen.acme_plain):
         problems.append("$.listen: every listener is off")
+    if not listen.http and not settings.public_http_url:
+        problems.append(
+            "$.public_http_url: needed because listen.http is off: certificates name where CRLs are"
+        )
     if bool(listen.tls_certificate) != bool(listen.tls_key):
         given, missing = ("certificate", "key") if listen.tls_certificate else ("key", "certificate")
         problems.append(f"$.listen.tls_{missing}: needed because tls_{given} is set")

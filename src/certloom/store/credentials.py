@@ -90,3 +90,11 @@ def use(tx: Tx, id: str, now: int) -> bool:
 
 def revoke(tx: Tx, id: str, now: int) -> bool:
     return tx.run("UPDATE credentials SET revoked = ? WHERE id = ? AND revoked IS NULL", (now, id)) == 1
+
+
+def set_terms(tx: Tx, id: str, names: tuple[str, ...], preauthorized: bool, expires: int | None) -> None:
+    """Change what a credential may be used for, and until when."""
+    tx.run(
+        "UPDATE credentials SET names = ?, preauthorized = ?, expires = ? WHERE id = ?",
+        (msgspec.json.encode(names).decode(), int(preauthorized), expires, id),
+    )

@@ -1,0 +1,241 @@
+"""The server: the rooms put together with protocols, listeners and what runs by the clock.
+
+``build`` wires, ``Application.run`` serves until it is told to stop. The order at the start: sockets are
+bound (an address in use stops everything before anything is made), the store opens and the first run completes,
+the HTTPS listener gets its certificate, jobs start, and only then does anybody listen. At the stop it is
+reversed: listeners close, requests in flight finish, jobs finish, serials are given back, the store closes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import resource
+import signal
+import socket
+import ssl
+from collections.abc import Callable
+
+import msgspec
+import structlog
+
+from certloom.audit import chain
+from certloom.authorities.serials import burn_abandoned
+from certloom.clock import Clock
+from certloom.protocols.acme.routes import ACMEApp
+from certloom.protocols.acme.service import ACMEService
+from certloom.server.admin import AdminApp
+from certloom.server.connections import ASGIApp, Connections, Listener
+from certloom.server.data_dir import write_atomically
+from certloom.server.http import protocol_factory
+from certloom.server.pages import Pages, below, refusal, roots_pem
+from certloom.server.retention import Retention
+from certloom.server.rooms import Rooms, open_rooms
+from certloom.server.sockets import bind, bind_unix
+from certloom.server.tls import ListenerTLS
+from certloom.settings import Settings
+from certloom.validation import Validator
+
+_TLS_CLOSE_SECONDS = 3.0
+_JOBS_GRACE_SECONDS = 5.0
+_ADMIN_BODY_BYTES = 32 * 1024 * 1024
+
+_log = structlog.get_logger("certloom.server")
+
+
+class _Open(msgspec.Struct, frozen=True):
+    """A listener with its bound socket."""
+
+    listener: Listener
+    sock: socket.socket
+    tls: ssl.SSLContext | None = None
+
+
+class Application:
+    """A server that is built and not yet listening. Made by ``build``."""
+
+    def __init__(
+        self, rooms: Rooms, validator: Validator, acme: ACMEApp, sockets: dict[str, socket.socket]
+    ) -> None:
+        self.rooms = rooms
+        self.connections = Connections(rooms.clock, rooms.settings.limits.connections)
+        self.tls = ListenerTLS(rooms)
+        self._validator = validator
+        self._sockets = sockets
+        self._servers: list[asyncio.Server] = []
+        self._stop = asyncio.Event()
+        pages = Pages(rooms, lambda: not self._stop.is_set())
+        everything = below("/acme/", acme, pages)
+        admin = AdminApp(rooms)
+        seen = rooms.origins
+        apps: dict[str, tuple[ASGIApp, str, bool]] = {
+            "https": (everything, seen.https, True),
+            "http": (pages, seen.http, False),
+            "acme_plain": (everything, seen.acme_plain, True),
+            "admin": (admin, "", False),
+        }
+        self._listeners = [
+            _Open(self._listener(name, *apps[name]), sock, self.tls.context if name == "https" else None)
+            for name, sock in sockets.items()
+        ]
+        self._schedule()
+
+    def _listener(self, name: str, app: ASGIApp, base_url: str, require_host: bool) -> Listener:
+        limits = self.rooms.settings.limits
+        if name == "admin":
+            # Its owner's files of declarations are larger than what strangers may send.
+            limits = msgspec.structs.replace(limits, body_bytes=max(limits.body_bytes, _ADMIN_BODY_BYTES))
+        return Listener(
+            name=name,
+            app=app,
+            base_url=base_url,
+            limits=limits,
+            connections=self.connections,
+            require_host=require_host,
+            refusal=refusal,
+        )
+
+    def _schedule(self) -> None:
+        rooms = self.rooms
+        every = rooms.runner.every
+        every(60, "https certificate", self.tls.keep if "https" in self._sockets else _nothing)
+        every(2, "configuration", rooms.refresh)
+        every(60, "CRLs", rooms.crls.refresh)
+        every(60, "approvals", rooms.approvals.expire)
+        retention = Retention(rooms.store, rooms.clock, rooms.settings.retention)
+        every(3600, "retention", retention.prune)
+        every(1, "audit chain", lambda: chain.link(rooms.store))
+        if rooms.store.dialect != "sqlite":
+            every(600, "abandoned serials", lambda: burn_abandoned(rooms.store, rooms.clock, alone=False))
+
+    async def start(self) -> None:
+        """Do all that comes before listening, then listen. Raises ``TLSError`` or ``StoreError``."""
+        rooms = self.rooms
+        await burn_abandoned(rooms.store, rooms.clock, alone=rooms.store.dialect == "sqlite")
+        write_atomically(rooms.data_dir.root_pem, roots_pem(rooms), 0o644)
+        if "https" in self._sockets:
+            await self.tls.start()
+        await rooms.runner.start()
+        self.connections.start()
+        loop = asyncio.get_running_loop()
+        for listening in self._listeners:
+            factory = protocol_factory(listening.listener)
+            if listening.listener.name == "admin":
+                server = await loop.create_unix_server(factory, sock=listening.sock)
+            elif listening.tls is None:
+                server = await loop.create_server(factory, sock=listening.sock, backlog=2048)
+            else:
+                server = await loop.create_server(
+                    factory,
+                    sock=listening.sock,
+                    backlog=2048,
+                    ssl=listening.tls,
+                    ssl_handshake_timeout=rooms.settings.limits.header_seconds,
+                    ssl_shutdown_timeout=_TLS_CLOSE_SECONDS,
+                )
+            self._servers.append(server)
+            _log.info("listening", listener=listening.listener.name, at=str(listening.sock.getsockname()))
+        _tune_garbage_collection()
+
+    async def run(self, on_ready: Callable[[], None] | None = None) -> None:
+        """Serve until SIGTERM or SIGINT (or ``stop``), then stop gracefully; a second signal ends it hard."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal, number)
+        try:
+            await self.start()
+            if on_ready is not None:
+                on_ready()
+            await self._stop.wait()
+        finally:
+            await self.close()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+
+    def _on_signal(self, number: int) -> None:
+        if self._stop.is_set():
+            _log.warning("stopped hard", signal=signal.Signals(number).name)
+            os._exit(128 + number)
+        _log.info("stopping", signal=signal.Signals(number).name, in_flight=self.connections.in_flight)
+        self._stop.set()
+
+    def stop(self) -> None:
+        """Let ``run`` come to its end."""
+        self._stop.set()
+
+    async def close(self) -> None:
+        """Stop in good order; see the module's text."""
+        self._stop.set()
+        for server in self._servers:
+            server.close()
+        for listening in self._listeners:
+            listening.sock.close()
+        cut = await self.connections.stop(self.rooms.settings.limits.stop_seconds)
+        if cut:
+            _log.warning("connections cut off", count=cut)
+        await self.rooms.runner.stop(_JOBS_GRACE_SECONDS)
+        await self._validator.close()
+        await self.rooms.close()
+        if "admin" in self._sockets:
+            self.rooms.data_dir.admin_socket.unlink(missing_ok=True)
+        self.rooms.data_dir.unlock()
+        _log.info("stopped")
+
+
+async def _nothing() -> None:
+    """What is done where there is nothing to do."""
+
+
+async def build(settings: Settings, clock: Clock) -> Application:
+    """Bind, open and wire everything.
+
+    Raises ``ListenError``, ``DataDirError``, ``StoreError`` or ``SecretError``, each with a message for the
+    operator; nothing is left open then.
+    """
+    sockets: dict[str, socket.socket] = {}
+    try:
+        for name in ("https", "http", "acme_plain"):
+            address = getattr(settings.listen, name)
+            if address:
+                sockets[name] = bind(address)
+        ports = {name: sock.getsockname()[1] for name, sock in sockets.items()}
+        rooms = await open_rooms(settings, clock, ports=ports, serve=True)
+    except BaseException:
+        for sock in sockets.values():
+            sock.close()
+        raise
+    sockets["admin"] = bind_unix(rooms.data_dir.admin_socket)
+    validator = Validator(settings.validation, clock)
+    acme = ACMEApp(
+        ACMEService(
+            store=rooms.store,
+            clock=clock,
+            enrollment=rooms.enrollment,
+            revoker=rooms.revoker,
+            validator=validator,
+            caa=validator.caa,
+            credentials=rooms.credentials,
+            runner=rooms.runner,
+            books=rooms.books,
+            settings=settings,
+        )
+    )
+    return Application(rooms, validator, acme, sockets)
+
+
+def _tune_garbage_collection() -> None:
+    """Keep the collector off what stays, and from running in every few requests.
+
+    Requests make no reference cycles worth a walk over everything every 700 objects.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
+
+
+def raise_file_limit() -> None:
+    """Let this process hold as many connections as the system allows it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,0 +1,131 @@
+"""What every listener serves without a protocol: CA certificates, CRLs, health, a line of text.
+
+CA certificates and CRLs are public and their URLs stand in every certificate, so plain HTTP serves them (RFC
+5280 section 8 warns of fetching them over TLS, which may need them first).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from email.utils import formatdate
+from typing import Any
+
+import msgspec
+
+from certloom import __version__
+from certloom.enrollment.books import UnknownName
+from certloom.pki.pem import to_pem
+from certloom.server.connections import ASGIApp, Receive, Scope, Send
+from certloom.server.rooms import Rooms
+from certloom.store import authorities as authority_statements
+from certloom.store import configuration
+from certloom.store.base import StoreError
+
+_TEXT = b"text/plain; charset=utf-8"
+_PROBLEM = b"application/problem+json"
+_ACME_MALFORMED = "urn:ietf:params:acme:error:malformed"
+_ACME_INTERNAL = "urn:ietf:params:acme:error:serverInternal"
+
+
+class Page(msgspec.Struct, frozen=True):
+    """An answer."""
+
+    body: bytes
+    type: bytes = _TEXT
+    status: int = 200
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+_NOT_FOUND = Page(b"not found\n", status=404)
+
+
+def refusal(status: int, detail: str, path: str) -> tuple[bytes, bytes]:
+    """What is answered before a protocol is asked: its own terms where one speaks (RFC 8555 section 6.7)."""
+    if path.startswith("/acme/"):
+        kind = _ACME_INTERNAL if status >= 500 else _ACME_MALFORMED
+        return _PROBLEM, msgspec.json.encode({"type": kind, "detail": detail, "status": status})
+    return _TEXT, detail.encode() + b"\n"
+
+
+class Pages:
+    """The ASGI application of everything that is no protocol's."""
+
+    def __init__(self, rooms: Rooms, is_ready: Callable[[], bool]) -> None:
+        self._rooms = rooms
+        self._is_ready = is_ready
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] in ("GET", "HEAD"):
+            page = await self._page(scope["path"])
+        else:
+            page = Page(b"only GET and HEAD\n", status=405, headers=((b"allow", b"GET, HEAD"),))
+        await answer(send, page)
+
+    async def _page(self, path: str) -> Page:
+        parts = path.split("/")
+        match parts[1:]:
+            case [""]:
+                return Page(f"Certloom {__version__}\n".encode())
+            case ["health"] | ["health", "ready"]:
+                return await self._ready()
+            case ["health", "live"]:
+                return Page(b"live\n")
+            case ["ca", file]:
+                return self._certificate(file)
+            case ["crl", authority, file] if file.endswith(".crl"):
+                return await self._crl(authority, file.removesuffix(".crl"))
+        return _NOT_FOUND
+
+    async def _ready(self) -> Page:
+        try:
+            await self._rooms.store.read(configuration.generation)
+        except StoreError:
+            return Page(b"the store cannot be used\n", status=503)
+        return Page(b"ready\n") if self._is_ready() else Page(b"stopping\n", status=503)
+
+    def _certificate(self, file: str) -> Page:
+        if file == "roots.pem":
+            return Page(roots_pem(self._rooms), b"application/x-pem-file")
+        name, _, form = file.rpartition(".")
+        try:
+            der = self._rooms.books.authority_row(name).certificate
+        except UnknownName:
+            return _NOT_FOUND
+        if form == "crt":
+            return Page(der, b"application/pkix-cert")
+        return Page(to_pem(der), b"application/x-pem-file") if form == "pem" else _NOT_FOUND
+
+    async def _crl(self, authority: str, shard: str) -> Page:
+        if not (shard.isascii() and shard.isdigit() and len(shard) < 7 and str(int(shard)) == shard):
+            return _NOT_FOUND
+        number = int(shard)
+        crl = await self._rooms.store.read(lambda tx: authority_statements.crl(tx, authority, number))
+        if crl is None:
+            return _NOT_FOUND
+        # A CRL stays good until nextUpdate, but a revocation should not wait that long in a cache.
+        left = max(0, min(300, crl.next_update - self._rooms.clock.now()))
+        headers = (
+            (b"cache-control", b"public, max-age=%d" % left),
+            (b"last-modified", formatdate(crl.this_update, usegmt=True).encode()),
+        )
+        return Page(crl.der, b"application/pkix-crl", headers=headers)
+
+
+def roots_pem(rooms: Rooms) -> bytes:
+    """Every root, as PEM."""
+    return b"".join(to_pem(row.certificate) for row in rooms.books.authority_rows() if row.issuer is None)
+
+
+async def answer(send: Send, page: Page) -> None:
+    headers = [(b"content-type", page.type), *page.headers]
+    await send({"type": "http.response.start", "status": page.status, "headers": headers})
+    await send({"type": "http.response.body", "body": page.body})
+
+
+def below(prefix: str, app: Callable[..., Any], otherwise: ASGIApp) -> ASGIApp:
+    """An application that gives what lies below ``prefix`` to ``app``."""
+
+    async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
+        await (app if scope["path"].startswith(prefix) else otherwise)(scope, receive, send)
+
+    return dispatch

@@ -1,0 +1,178 @@
+"""Every part of the product that needs the database, put together: for the server and for offline commands.
+
+Here the rooms are handed to one another; ``server.app`` adds what only a running server has (protocols,
+listeners, jobs that run, its own TLS certificate).
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+from dataclasses import dataclass
+
+import structlog
+
+from certloom.authorities.base import Authority
+from certloom.authorities.lint import Linter
+from certloom.authorities.local import KIND, LocalAuthority, LocalSigner, URLs
+from certloom.authorities.serials import SerialPool
+from certloom.clock import Clock
+from certloom.enrollment.approvals import Approvals
+from certloom.enrollment.books import Books
+from certloom.enrollment.pipeline import Enrollment
+from certloom.enrollment.revoke import CRL_JOB, Revoker
+from certloom.identity.credentials import Credentials
+from certloom.jobs import Runner
+from certloom.pki.certificates import issuer_facts
+from certloom.secrets import DataKey
+from certloom.server.data_dir import DataDir
+from certloom.server.first_run import complete_first_run
+from certloom.server.local_cas import open_key
+from certloom.settings import Origins, Settings, origins
+from certloom.status.crl import CRLPublisher
+from certloom.store import authorities as authority_statements
+from certloom.store import configuration, open_store
+from certloom.store.authorities import StoredAuthority, StoredKey
+from certloom.store.base import Store, StoreError, Tx
+
+_log = structlog.get_logger("certloom.server")
+
+
+class Authorities:
+    """Turns stored authorities into ones that issue, keeping the keys they need at hand."""
+
+    def __init__(
+        self, store: Store, clock: Clock, data_key: DataKey, linter: Linter, urls: URLs, node: str
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._data_key = data_key
+        self._linter = linter
+        self._urls = urls
+        self._node = node
+        self._keys: dict[str, StoredKey] = {}
+        self._rows: dict[str, StoredAuthority] = {}
+        self.crl_sources: dict[str, LocalAuthority] = {}
+
+    async def load(self) -> None:
+        """Read rows and sealed keys, so that ``make`` need not wait for the database."""
+
+        def unit(tx: Tx) -> tuple[list[StoredAuthority], list[StoredKey]]:
+            rows = authority_statements.every(tx)
+            found = [authority_statements.key(tx, row.key_id) for row in rows if row.key_id is not None]
+            return rows, [key for key in found if key is not None]
+
+        rows, keys = await self._store.scan(unit)
+        self._rows = {row.name: row for row in rows}
+        self._keys = {key.id: key for key in keys}
+
+    def make(self, row: StoredAuthority) -> Authority:
+        """What issues for this row. Raises ``StoreError`` where its kind or its key is not to be had."""
+        key = self._keys.get(row.key_id or "")
+        if row.kind != KIND or key is None:
+            raise StoreError(f"authority {row.name}: nothing here can issue for the kind {row.kind!r}")
+        signer = LocalSigner(
+            row.name, issuer_facts(row.certificate), open_key(self._data_key, key), self._urls
+        )
+        authority = LocalAuthority(
+            row,
+            signer,
+            SerialPool(self._store, self._clock, row.name, self._node),
+            self._linter,
+            self._clock,
+            self._rows.__getitem__,
+        )
+        self.crl_sources[row.name] = authority
+        return authority
+
+
+@dataclass(frozen=True, slots=True)
+class Rooms:
+    """All parts, opened. ``close`` them in the end."""
+
+    settings: Settings
+    clock: Clock
+    data_dir: DataDir
+    origins: Origins
+    node: str
+    store: Store
+    data_key: DataKey
+    linter: Linter
+    authorities: Authorities
+    books: Books
+    credentials: Credentials
+    runner: Runner
+    enrollment: Enrollment
+    approvals: Approvals
+    revoker: Revoker
+    crls: CRLPublisher
+
+    async def refresh(self) -> bool:
+        """Take up changes of the configuration; answer whether there were any."""
+        generation = await self.store.read(configuration.generation)
+        if generation == self.books.generation:
+            return False
+        await self.authorities.load()
+        return await self.books.refresh()
+
+    async def close(self) -> None:
+        """Give back what is held and close the store; whatever fails on the way is logged."""
+        for name, close in (("authorities", self.books.close), ("linter", self.linter.close)):
+            try:
+                await close()
+            except Exception:
+                _log.exception("not closed cleanly", part=name)
+        await self.store.close()
+
+
+async def open_rooms(
+    settings: Settings, clock: Clock, *, ports: dict[str, int] | None = None, serve: bool = False
+) -> Rooms:
+    """Open the store, complete the first run if need be, and put all parts together.
+
+    ``ports`` are those that the listeners really have; ``serve`` locks the data directory. Raises
+    ``StoreError``, ``SecretError`` or ``DataDirError``.
+    """
+    data_dir = DataDir(settings)
+    data_dir.prepare()
+    data_dir.refuse_half_restored()
+    if serve:
+        data_dir.lock()
+    host = socket.gethostname()
+    node = f"{host}/{os.getpid()}/{secrets.token_hex(4)}"
+    seen = origins(settings, socket.getfqdn() or host, ports)
+    urls = URLs(seen.http)
+    store = await open_store(data_dir.database_url, clock=clock, connections=settings.database.connections)
+    linter = Linter()
+    try:
+        data_key = DataKey.load_or_create(data_dir.data_key)
+        credentials = Credentials(data_key, clock)
+        await complete_first_run(store, clock, data_key, credentials, urls)
+        authorities = Authorities(store, clock, data_key, linter, urls, node)
+        books = Books(store, authorities.make)
+        runner = Runner(store, clock, node)
+        enrollment = Enrollment(store, clock, books, runner)
+        rooms = Rooms(
+            settings=settings,
+            clock=clock,
+            data_dir=data_dir,
+            origins=seen,
+            node=node,
+            store=store,
+            data_key=data_key,
+            linter=linter,
+            authorities=authorities,
+            books=books,
+            credentials=credentials,
+            runner=runner,
+            enrollment=enrollment,
+            approvals=Approvals(store, clock, enrollment),
+            revoker=Revoker(store, clock),
+            crls=CRLPublisher(store, clock, runner, lambda: dict(authorities.crl_sources), CRL_JOB),
+        )
+        await rooms.refresh()
+    except BaseException:
+        await store.close()
+        raise
+    return rooms
