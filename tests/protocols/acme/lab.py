@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519
 from cryptography.x509.oid import NameOID
 
 from certloom.audit import SYSTEM
@@ -214,6 +214,7 @@ class Client:
         self,
         url: str,
         payload: Any,
+        /,
         *,
         key: Key | None = None,
         by_key: bool = False,
@@ -233,7 +234,9 @@ class Client:
         kept = {name: value for name, value in full.items() if value is not ...}
         return json.dumps(signing.flattened(key, kept, content)).encode()
 
-    async def post(self, url: str, payload: Any = None, *, address: str = "192.0.2.1", **how: Any) -> Answer:
+    async def post(
+        self, url: str, payload: Any = None, /, *, address: str = "192.0.2.1", **how: Any
+    ) -> Answer:
         """A signed POST; without payload a POST-as-GET."""
         return await self.request("POST", url, await self.sign(url, payload, **how), address=address)
 
@@ -312,7 +315,8 @@ def make_csr(
         builder = builder.add_extension(x509.SubjectAlternativeName(alt), False)
     for extension, critical in extensions:
         builder = builder.add_extension(extension, critical)
-    digest = None if hasattr(key, "public_bytes_raw") or "25519" in type(key).__name__ else hashes.SHA256()
+    edwards = isinstance(key, ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey)
+    digest = None if edwards else hashes.SHA256()
     return builder.sign(key, digest).public_bytes(serialization.Encoding.DER)
 
 
@@ -336,7 +340,7 @@ class Lab:
         self.data_key = DataKey.load_or_create(directory / "data.key")
         self.credentials = Credentials(self.data_key, clock)
         self.linter = Linter()
-        self.private_keys: dict[str, keys.PrivateKey] = {}
+        self.ca_keys: tuple[keys.PrivateKey, keys.PrivateKey]
         self.books = Books(store, self._authority)
         self.enrollment = Enrollment(store, clock, self.books, self.runner)
         self.approvals = Approvals(store, clock, self.enrollment)
@@ -357,7 +361,7 @@ class Lab:
 
     def _authority(self, row: StoredAuthority) -> LocalAuthority:
         issuer = issuer_facts(row.certificate)
-        signer = LocalSigner(row.name, issuer, self.private_keys[row.name], URLs("http://ca.example"))
+        signer = LocalSigner(row.name, issuer, self.ca_keys[row.name == "ca"], URLs("http://ca.example"))
         pool = SerialPool(self.store, self.clock, row.name, "lab")
         return LocalAuthority(row, signer, pool, self.linter, self.clock, self.books.authority_row)
 
@@ -365,12 +369,12 @@ class Lab:
         now = self.clock.now()
         root_key, ca_key = keys.generate("P-256"), keys.generate("P-256")
         name = Name(((OID_CN, "Lab Root"),))
-        times = {"not_before": now - 60, "not_after": now + 10 * 365 * 86400}
+        times: dict[str, Any] = {"not_before": now - 60, "not_after": now + 10 * 365 * 86400}
         root = make_root(root_key, subject=name, serial=b"\1" * 16, **times)
         public = ca_key.public_key()
         below = Name(((OID_CN, "Lab CA"),))
         issuing = make_ca(public, issuer_facts(root), root_key, subject=below, serial=b"\2" * 16, **times)
-        self.private_keys = {"root": root_key, "ca": ca_key}
+        self.ca_keys = (root_key, ca_key)
         self.root = root
         cross = make_root(ca_key, subject=below, serial=b"\3" * 16, **times)
         above = msgspec.json.encode(LocalBody(cross_certificates=(cross,))).decode()
@@ -391,6 +395,10 @@ class Lab:
             configuration.touch(tx)
 
         await self.store.write(unit)
+        await self.resume()
+
+    async def resume(self) -> None:
+        """Start on a database that has everything."""
         await self.books.refresh()
         await self.runner.start()
 
@@ -471,6 +479,9 @@ class Labs:
         self._store = store
         self._clock = clock
         self._directory = directory
+        self.keep = False
+        """Whether later runs find what earlier ones left in the database."""
+        self._keys: tuple[keys.PrivateKey, keys.PrivateKey] | None = None
 
     def run(
         self,
@@ -484,7 +495,12 @@ class Labs:
         async def main() -> None:
             channels = [web or WEB, OTHER, SLOW]
             lab = Lab(self._store, self._clock, self._directory, settings or Settings(), channels)
-            await lab.start([PROFILE, SHORT, ASKED])
+            if self._keys is None or not self.keep:
+                await lab.start([PROFILE, SHORT, ASKED])
+                self._keys = lab.ca_keys
+            else:
+                lab.ca_keys = self._keys
+                await lab.resume()
             try:
                 await scenario(lab)
             finally:

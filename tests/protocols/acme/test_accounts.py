@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -32,7 +33,8 @@ def test_an_account_is_made_with_a_key_of_any_kind(labs: Labs, kind: str) -> Non
 
 def test_an_account_needs_no_contact(labs: Labs) -> None:
     async def scenario(lab: Lab) -> None:
-        for payload in ({}, {"contact": []}, {"contact": None}):
+        payloads: tuple[dict[str, Any], ...] = ({}, {"contact": []}, {"contact": None})
+        for payload in payloads:
             made = await lab.client().register(payload)
             assert made.status == 201
             assert "contact" not in made.json
@@ -179,8 +181,8 @@ def test_a_deactivated_account_can_do_nothing_and_its_key_makes_no_new_one(labs:
         ):
             answer = await client.post(url, payload)
             assert (answer.status, answer.type) == (401, "unauthorized")
-        for payload in ({}, {"onlyReturnExisting": True}):
-            answer = await client.register(payload)
+        for again in ({}, {"onlyReturnExisting": True}):
+            answer = await client.register(again)
             assert (answer.status, answer.type) == (401, "unauthorized")
         assert await lab.count("acme_accounts") == 1
         assert (await lab.events())[-1] == "acme-account.deactivated"

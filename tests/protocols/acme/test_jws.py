@@ -74,9 +74,9 @@ def test_joserfc_signs_what_verifies_here(keys: dict[str, Key], kind: str) -> No
     name = {"rsa": "RSA", "ed25519": "OKP"}.get(kind, "EC")
     alg = algorithm(keys[kind])
     registry = oracle.JWSRegistry(algorithms=[alg], strict_check_header=False)
-    signed = oracle.serialize_json(
-        {"protected": header(alg=alg)}, b"payload", import_key(pem, name), registry=registry
-    )
+    key: Any = import_key(pem, name)  # type: ignore[call-overload]  # the name is one of a few
+    members: Any = {"protected": header(alg=alg)}
+    signed = oracle.serialize_json(members, b"payload", key, registry=registry)
     request = jws.read(encoded(dict(signed)))
     jws.verify(request, account_key(json.dumps(jwk(keys[kind]))))
     assert request.payload == b"payload"

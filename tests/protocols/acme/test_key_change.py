@@ -115,7 +115,8 @@ def test_a_weak_new_key_is_a_bad_public_key(labs: Labs) -> None:
 def test_what_is_no_inner_jws_is_malformed(labs: Labs) -> None:
     async def scenario(lab: Lab) -> None:
         client = await lab.client().registered()
-        for payload in ({}, [], "x", None, {"protected": "", "payload": "", "signature": ""}):
+        payloads: tuple[Any, ...] = ({}, [], "x", None, {"protected": "", "payload": "", "signature": ""})
+        for payload in payloads:
             answer = await client.post(client.url("key-change"), payload)
             assert (answer.status, answer.type) == (400, "malformed")
 

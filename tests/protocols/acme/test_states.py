@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -36,11 +37,12 @@ def test_a_challenge_goes_from_pending_through_processing_to_valid_or_invalid() 
 
 
 def test_nothing_else_can_happen() -> None:
-    for table, states in ((CHALLENGE, C), (AUTHORIZATION, A), (ACCOUNT, AccountStatus)):
+    tables: Any = ((CHALLENGE, C), (AUTHORIZATION, A), (ACCOUNT, AccountStatus))
+    for table, states in tables:
         for status, act in itertools.product(states, Act):
             if (status, act) not in table:
                 with pytest.raises(IllegalAct):
-                    after(table, status, act)  # type: ignore[type-var]  # one loop over three tables
+                    after(table, status, act)
 
 
 def test_what_is_final_stays_so() -> None:

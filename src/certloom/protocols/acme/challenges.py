@@ -86,24 +86,29 @@ def _replace(authorization: StoredAuthorization, new: HeldChallenge) -> str:
 async def _respond(
     service: ACMEService, x: Exchange, seen: StoredAuthorization, held: HeldChallenge, account_url: str
 ) -> HeldChallenge:
-    status = after(AUTHORIZATION, AuthorizationStatus(seen.status), Act.RESPOND)
-    processing = HeldChallenge(held.type, after(CHALLENGE, ChallengeStatus(held.status), Act.RESPOND))
-    challenges = _replace(seen, processing)
+    payload = {"authorization": seen.id, "type": held.type, "account_url": account_url}
 
-    def unit(tx: Tx) -> Job | None:
-        if not statements.update_authorization(tx, seen, status, challenges, seen.expires):
-            return None
-        return service.runner.insert_leased(
-            tx, VALIDATE_JOB, {"authorization": seen.id, "type": held.type, "account_url": account_url}
-        )
+    def unit(tx: Tx) -> tuple[HeldChallenge, Job | None]:
+        was: StoredAuthorization | None = seen
+        while was is not None:
+            now = _held(was, held.type)
+            if (
+                was.status != AuthorizationStatus.PENDING
+                or (ChallengeStatus(now.status), Act.RESPOND) not in CHALLENGE
+            ):
+                return now, None
+            status = after(AUTHORIZATION, AuthorizationStatus.PENDING, Act.RESPOND)
+            new = HeldChallenge(held.type, after(CHALLENGE, ChallengeStatus(now.status), Act.RESPOND))
+            if statements.update_authorization(tx, was, status, _replace(was, new), was.expires):
+                return new, service.runner.insert_leased(tx, VALIDATE_JOB, payload)
+            # Something has changed since it was read: look again, this time with the row held.
+            was = statements.authorization(tx, seen.id, lock=True)
+        return held, None
 
-    job = await service.store.write(unit)
-    if job is None:
-        # Somebody else responded, or deactivated, since it was read: whatever it is now is the answer.
-        now = await service.store.read(lambda tx: statements.authorization(tx, seen.id))
-        return held if now is None else _held(now, held.type)
-    service.runner.start_leased(job)
-    return processing
+    answered, job = await service.store.write(unit)
+    if job is not None:
+        service.runner.start_leased(job)
+    return answered
 
 
 def register(service: ACMEService) -> None:
