@@ -467,6 +467,7 @@ PROFILE: dict[str, Any] = {
 }
 SHORT: dict[str, Any] = {**PROFILE, "name": "short", "description": "Short", "validity": {"default": "6d"}}
 ASKED: dict[str, Any] = {**PROFILE, "name": "asked", "description": "", "approval": {"approvers": 1}}
+NAMES: dict[str, Any] = {**PROFILE, "name": "names-only", "names": {"types": ["dns"]}}
 WEB = ACMEChannel(name="web", profiles=("tls-server", "short"))
 OTHER = ACMEChannel(name="other", profiles=("tls-server",))
 SLOW = ACMEChannel(name="slow", profiles=("asked",))
@@ -496,7 +497,7 @@ class Labs:
             channels = [web or WEB, OTHER, SLOW]
             lab = Lab(self._store, self._clock, self._directory, settings or Settings(), channels)
             if self._keys is None or not self.keep:
-                await lab.start([PROFILE, SHORT, ASKED])
+                await lab.start([PROFILE, SHORT, ASKED, NAMES])
                 self._keys = lab.ca_keys
             else:
                 lab.ca_keys = self._keys

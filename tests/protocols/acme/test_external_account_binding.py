@@ -153,16 +153,30 @@ def test_names_that_the_credential_vouches_for_are_ready_at_once(labs: Labs) -> 
 
 def test_a_credential_with_names_is_for_those_names_only(labs: Labs) -> None:
     async def scenario(lab: Lab) -> None:
-        for preauthorized in (True, False):
-            credential = await lab.eab(names=("**.corp.example",), preauthorized=preauthorized)
-            client = await lab.client().registered_by_eab(credential)
-            answer = await client.order("a.corp.example", "www.example.com")
-            assert (answer.status, answer.type) == (400, "rejectedIdentifier")
-            assert answer.json["subproblems"][0]["identifier"] == {"type": "dns", "value": "www.example.com"}
-            authz = {"identifier": {"type": "dns", "value": "www.example.com"}}
-            assert (await client.post(client.url("new-authz"), authz)).type == "rejectedIdentifier"
-            order = await client.order("a.corp.example")
-            assert order.json["status"] == ("ready" if preauthorized else "pending")
+        credential = await lab.eab(names=("**.corp.example",))
+        client = await lab.client().registered_by_eab(credential)
+        answer = await client.order("a.corp.example", "www.example.com")
+        assert (answer.status, answer.type) == (400, "rejectedIdentifier")
+        assert answer.json["subproblems"][0]["identifier"] == {"type": "dns", "value": "www.example.com"}
+        authz = {"identifier": {"type": "dns", "value": "www.example.com"}}
+        assert (await client.post(client.url("new-authz"), authz)).type == "rejectedIdentifier"
+        assert (await client.order("a.corp.example")).json["status"] == "pending"
+
+    labs.run(scenario, web=REQUIRED)
+
+
+def test_names_that_a_credential_does_not_vouch_for_are_proved_as_by_anyone(labs: Labs) -> None:
+    async def scenario(lab: Lab) -> None:
+        credential = await lab.eab(names=("**.corp.example",), preauthorized=True)
+        client = await lab.client().registered_by_eab(credential)
+        order = await client.order("a.corp.example", "www.example.com")
+        assert order.json["status"] == "pending"
+        statuses = [(await client.post(url)).json["status"] for url in order.json["authorizations"]]
+        assert statuses == ["valid", "pending"]
+        await client.prove(order)
+        assert [str(proof.identifier) for proof, _ in lab.network.proofs] == ["dns:www.example.com"]
+        done = await client.finalize(order, make_csr(["a.corp.example", "www.example.com"]))
+        assert done.json["status"] == "valid"
 
     labs.run(scenario, web=REQUIRED)
 

@@ -305,6 +305,30 @@ def test_a_profile_is_used_and_shown(labs: Labs) -> None:
     labs.run(scenario)
 
 
+def test_a_profile_that_is_not_for_these_identifiers_is_invalid(labs: Labs) -> None:
+    async def scenario(lab: Lab) -> None:
+        client = await lab.client().registered()
+        answer = await client.order("192.0.2.1", profile="names-only")
+        assert (answer.status, answer.type) == (400, "invalidProfile")
+        # Where the server chose the profile, the identifier is what does not fit.
+        answer = await client.order("192.0.2.1")
+        assert (answer.status, answer.type) == (400, "unsupportedIdentifier")
+
+    labs.run(scenario, web=msgspec.structs.replace(WEB, profiles=("names-only", "tls-server")))
+
+
+def test_names_outside_the_policy_are_rejected_and_each_is_named(labs: Labs) -> None:
+    async def scenario(lab: Lab) -> None:
+        client = await lab.client().registered()
+        answer = await client.order("a.forbidden.example", "ok.example.com", "*.forbidden.example")
+        assert (answer.status, answer.type) == (400, "rejectedIdentifier")
+        named = [cause["identifier"]["value"] for cause in answer.json["subproblems"]]
+        assert named == ["a.forbidden.example", "*.forbidden.example"]
+        assert await lab.count("acme_orders") == 0
+
+    labs.run(scenario)
+
+
 def test_a_profile_that_was_withdrawn_is_invalid_at_finalize(labs: Labs) -> None:
     async def scenario(lab: Lab) -> None:
         client = await lab.client().registered()

@@ -81,7 +81,10 @@ def read_vouched(service: ACMEService, tx: Tx, account: StoredAccount) -> Vouche
     credential = credential_statements.get(tx, account.credential_id)
     if credential is None:
         return NOT_VOUCHED
-    return Vouched(credential.names, service.credentials.vouching(tx, account.credential_id))
+    if credential.preauthorized:
+        # Its names are those it vouches for; all others are proved as by anyone.
+        return Vouched(preauthorized=service.credentials.vouching(tx, account.credential_id))
+    return Vouched(only=credential.names)
 
 
 def parse_identifier(sent: IdentifierObject) -> Identifier | Subproblem:
