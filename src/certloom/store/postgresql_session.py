@@ -200,7 +200,10 @@ class Session:
 
     def command(self, sql: bytes) -> bytes:
         """Run one statement without parameters (BEGIN, COMMIT, SET) and return its command tag."""
-        result = self._pg.exec_(sql)
+        try:
+            result = self._pg.exec_(sql)
+        except psycopg.Error as error:
+            raise self._lost(error) from error
         if result.status not in (_OK, _ROWS):
             raise self._error(result)
         return result.command_status or b""
@@ -246,10 +249,13 @@ class Session:
     def _execute(self, sql: str, params: Sequence[Any]) -> pq.abc.PGresult:
         values, formats = _encode(params)
         name = self._prepare(sql, params)
-        if name is None:
-            result = self._pg.exec_params(placeholders(sql), values, None, formats, pq.Format.BINARY)
-        else:
-            result = self._pg.exec_prepared(name, values, formats, pq.Format.BINARY)
+        try:
+            if name is None:
+                result = self._pg.exec_params(placeholders(sql), values, None, formats, pq.Format.BINARY)
+            else:
+                result = self._pg.exec_prepared(name, values, formats, pq.Format.BINARY)
+        except psycopg.Error as error:
+            raise self._lost(error) from error
         if result.status not in (_ROWS, _OK):
             raise self._error(result)
         return result
@@ -264,7 +270,10 @@ class Session:
         if sql.startswith(("SELECT", "INSERT", "UPDATE", "DELETE", "WITH")):
             self._serial += 1
             name = b"s%d" % self._serial
-            result = self._pg.prepare(name, placeholders(sql), [_oid(value) for value in params])
+            try:
+                result = self._pg.prepare(name, placeholders(sql), [_oid(value) for value in params])
+            except psycopg.Error as error:
+                raise self._lost(error) from error
             if result.status != _OK:
                 raise self._error(result)
         self._names[sql] = name
@@ -299,15 +308,14 @@ class Session:
                 result = self._next_result()
                 if result is None:
                     if self.broken:
-                        raise Lost(f"the connection to PostgreSQL broke: {_message(self._pg)}")
+                        raise self._lost(_message(self._pg))
                 elif result.status == _SYNC:
                     break
                 elif result.status not in (_OK, _ROWS, _ABORTED):
                     failed = failed or result
             self._pg.exit_pipeline_mode()
         except psycopg.Error as error:
-            self._pg.finish()
-            raise Lost(f"the connection to PostgreSQL broke: {error}") from error
+            raise self._lost(error) from error
         if failed is not None:
             raise self._error(failed)
 
@@ -320,6 +328,11 @@ class Session:
             self._pg.consume_input()
         return self._pg.get_result()
 
+    def _lost(self, why: object) -> Lost:
+        text = str(why).strip()
+        self._pg.finish()
+        return Lost(f"the connection to PostgreSQL broke: {text}")
+
     def _error(self, result: pq.abc.PGresult) -> Exception:
         """The store's own error where it has one; a mistake in a statement stays psycopg's error for it.
 
@@ -328,9 +341,7 @@ class Session:
         state = (result.error_field(pq.DiagnosticField.SQLSTATE) or b"").decode()
         text = (result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) or b"").decode("utf-8", "replace")
         if self.broken or state.startswith(("08", "57P", "25P03")):
-            text = text or _message(self._pg)
-            self._pg.finish()
-            return Lost(f"the connection to PostgreSQL broke: {text}")
+            return self._lost(text or _message(self._pg))
         if state in ("40001", "40P01"):
             return Again(text)
         if state == "23505":
@@ -340,8 +351,7 @@ class Session:
             return StoreError(f"PostgreSQL cannot be used: {text} ({state})")
         if state == "0A000" and "cached plan" in text:
             # Another node has migrated the schema: prepare everything again.
-            self._pg.finish()
-            return Lost(text)
+            return self._lost(text)
         return psycopg.errors.lookup(state)(text)
 
 

@@ -358,9 +358,9 @@ def _connect(path: str, *, read_only: bool = False) -> sqlite3.Connection:
         connection.execute("PRAGMA case_sensitive_like = ON")  # as PostgreSQL has it
         if read_only:
             connection.execute("PRAGMA query_only = ON")
-    except sqlite3.Error:
+    except sqlite3.Error as error:
         connection.close()
-        raise
+        raise _translate(error) from error
     return connection
 
 
