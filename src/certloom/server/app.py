@@ -1,9 +1,9 @@
 """The server: the rooms put together with protocols, listeners and what runs by the clock.
 
 ``build`` wires, ``Application.run`` serves until it is told to stop. The order at the start: sockets are
-bound (an address in use stops everything before anything is made), the store opens and the first run completes,
-the HTTPS listener gets its certificate, jobs start, and only then does anybody listen. At the stop it is
-reversed: listeners close, requests in flight finish, jobs finish, serials are given back, the store closes.
+bound (an address in use stops everything before anything is made), the store opens and the first run
+completes, the HTTPS listener gets its certificate, jobs start, and only then does anybody listen. The stop is
+the reverse: listeners close, requests in flight and jobs finish, serials are given back, the store closes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import resource
 import signal
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import msgspec
 import structlog
@@ -138,7 +138,7 @@ class Application:
             _log.info("listening", listener=listening.listener.name, at=str(listening.sock.getsockname()))
         _tune_garbage_collection()
 
-    async def run(self, on_ready: Callable[[], None] | None = None) -> None:
+    async def run(self, on_ready: Callable[[], Awaitable[None]] | None = None) -> None:
         """Serve until SIGTERM or SIGINT (or ``stop``), then stop gracefully; a second signal ends it hard."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -146,7 +146,7 @@ class Application:
         try:
             await self.start()
             if on_ready is not None:
-                on_ready()
+                await on_ready()
             await self._stop.wait()
         finally:
             await self.close()

@@ -88,7 +88,7 @@ def check(settings: Settings) -> list[str]:
         problems.append("$.listen: every listener is off")
     if not listen.http and not settings.public_http_url:
         problems.append(
-            "$.public_http_url: needed because listen.http is off: certificates name where CRLs are"
+            "$.public_http_url: needed because listen.http is off: certificates tell where CRLs are"
         )
     if bool(listen.tls_certificate) != bool(listen.tls_key):
         given, missing = ("certificate", "key") if listen.tls_certificate else ("key", "certificate")

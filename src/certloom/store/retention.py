@@ -16,7 +16,8 @@ def finished_orders(tx: Tx, expired_before: int, limit: int) -> list[str]:
     """Ids of orders that expired before then, but not those whose enrolment request is still open."""
     rows = tx.all(
         "SELECT o.id FROM acme_orders o WHERE o.expires < ? AND NOT EXISTS"
-        " (SELECT 1 FROM enrolment_requests r WHERE r.id = o.request_id AND r.state IN ('received', 'awaiting_approval', 'approved', 'issuing'))"
+        " (SELECT 1 FROM enrolment_requests r WHERE r.id = o.request_id"
+        " AND r.state IN ('received', 'awaiting_approval', 'approved', 'issuing'))"
         " ORDER BY o.expires LIMIT ?",
         (expired_before, limit),
     )

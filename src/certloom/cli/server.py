@@ -1,0 +1,148 @@
+"""``certloom serve`` and ``certloom config``."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from certloom.cli import show
+from certloom.cli.options import UNREACHABLE, AsJSON, Config
+from certloom.cli.reach import fail, read_settings
+
+if TYPE_CHECKING:
+    from certloom.server.app import Application
+    from certloom.server.first_run import Welcome
+
+config = typer.Typer(help="Look at the settings.", no_args_is_help=True)
+
+
+@config.command("check")
+def check(config: Config = None) -> None:
+    """Read the settings and say what is wrong with them."""
+    read_settings(config)
+    print(f"{config or 'the defaults'}: good")
+
+
+@config.command("show")
+def show_settings(config: Config = None, json: AsJSON = False) -> None:
+    """Print every setting as it is in force, defaults included; a database password is left out."""
+    import msgspec
+
+    settings = msgspec.to_builtins(read_settings(config))
+    settings["database"]["url"] = _without_password(settings["database"]["url"])
+    if json:
+        show.as_json(settings)
+        return
+    sections = {name: value for name, value in settings.items() if isinstance(value, dict)}
+    for name, value in settings.items():
+        if name not in sections:
+            print(f"{name} = {_toml(value)}")
+    for section, values in sections.items():
+        print(f"\n[{section}]")
+        for name, value in values.items():
+            print(f"{name} = {_toml(value)}")
+
+
+def _toml(value: object) -> str:
+    import json
+
+    return json.dumps(list(value) if isinstance(value, tuple) else value)
+
+
+def _without_password(url: str) -> str:
+    from urllib.parse import parse_qsl, urlencode, urlsplit
+
+    parts = urlsplit(url)
+    query = urlencode([(k, "***" if k == "password" else v) for k, v in parse_qsl(parts.query)], safe="/*")
+    user, at, host = parts.netloc.rpartition("@")
+    name, colon, _ = user.partition(":")
+    shown = f"{name}:***{at}{host}" if colon else parts.netloc
+    return parts._replace(netloc=shown, query=query).geturl() if at or query else url
+
+
+def serve(config: Config = None) -> None:
+    """Run the server until SIGTERM or SIGINT. The first run makes a CA and all that it needs."""
+    settings = read_settings(config)
+
+    import asyncio
+
+    import structlog
+    import uvloop
+
+    from certloom.clock import SystemClock
+    from certloom.secrets import SecretError
+    from certloom.server import logs
+    from certloom.server.app import build, raise_file_limit
+    from certloom.server.data_dir import DataDirError
+    from certloom.server.first_run import take_welcome, told
+    from certloom.server.sockets import ListenError
+    from certloom.server.tls import TLSError
+    from certloom.store import StoreError
+
+    logs.configure(settings.logging)
+    raise_file_limit()
+
+    async def run() -> None:
+        application = await build(settings, SystemClock())
+        rooms = application.rooms
+
+        async def greet() -> None:
+            welcome = await take_welcome(rooms.store, rooms.clock, rooms.credentials)
+            _print_banner(application, welcome)
+            if welcome is not None:
+                await told(rooms.store)
+
+        await application.run(greet)
+
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(run())
+    except (StoreError, DataDirError, ListenError, SecretError, TLSError) as error:
+        structlog.get_logger("certloom").error("not started", why=str(error))
+        fail(UNREACHABLE, str(error))
+
+
+def _print_banner(application: Application, welcome: Welcome | None) -> None:
+    rooms = application.rooms
+    root = rooms.data_dir.root_pem
+    origin = rooms.origins.https or rooms.origins.acme_plain
+    directory = f"{origin}/acme/default/directory"
+    lines = [f"Certloom is running. ACME directory: {directory}", f"Root certificate: {root}"]
+    if rooms.origins.http:
+        lines.append(f"CA certificates and CRLs: {rooms.origins.http}/")
+    if welcome is not None:
+        folder = rooms.data_dir.path.parent / "certbot-demo"
+        lines += [
+            "",
+            "This was the first run. The following is shown once.",
+            f"  Admin API token:  {welcome.admin_token}",
+            f"  ACME credential:  {welcome.eab.id} (channel default, pre-authorised for {welcome.name})",
+            "",
+            f"A first certificate, for {welcome.name}:",
+            "",
+            _certbot(directory, root, folder, welcome),
+            "",
+            "More credentials: certloom credential create --help",
+        ]
+    print("\n".join(lines), flush=True)
+
+
+def _certbot(directory: str, root: Path, folder: Path, welcome: Welcome) -> str:
+    from certloom.server.operations.credentials import shown_once
+
+    trust = f"REQUESTS_CA_BUNDLE={shlex.quote(str(root))} " if directory.startswith("https:") else ""
+    command = [
+        f"{trust}certbot certonly --non-interactive --agree-tos --register-unsafely-without-email",
+        "--standalone",
+        f"--server {directory}",
+        f"--eab-kid {welcome.eab.id}",
+        f"--eab-hmac-key {shown_once(welcome.eab)['secret']}",
+        f"--domain {welcome.name}",
+        f"--config-dir {shlex.quote(str(folder / 'config'))}",
+        f"--work-dir {shlex.quote(str(folder / 'work'))}",
+        f"--logs-dir {shlex.quote(str(folder / 'logs'))}",
+    ]
+    return "  " + " \\\n    ".join(command)
