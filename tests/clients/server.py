@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import socket
 import ssl
 import subprocess
@@ -189,9 +188,8 @@ class Certloom:
 
     def new_eab(self, channel: str, *arguments: str) -> EAB:
         """A new credential for a channel, by ``certloom credential create``."""
-        printed = self.cli("credential", "create", "--channel", channel, *arguments)
-        found = dict(re.findall(r"(kid|hmac)[^:=]*[:=] *([A-Za-z0-9_-]+)", printed))
-        return EAB(found["kid"], found["hmac"])
+        made = json.loads(self.cli("credential", "create", "--json", "--channel", channel, *arguments))
+        return EAB(made["id"], made["secret"])
 
     def assert_revoked(self, obtained: Obtained, reason: int | None) -> None:
         """The certificate is on the CRL that it names, with this reason (any, for None), in time."""
@@ -219,11 +217,11 @@ class Certloom:
 
     def replace(self, obtained: Obtained) -> None:
         """``certloom certificate replace``."""
-        self.cli("certificate", "replace", f"{obtained.serial:x}", "--why", "tests")
+        self.cli("certificate", "replace", f"{obtained.serial:x}", "--reason", "tests")
 
     def count_certificates(self, name: str) -> int:
         """How many certificates for a name the inventory lists."""
-        return len(re.findall(rf"\b{re.escape(name)}\b", self.cli("certificate", "list", "--name", name)))
+        return len(json.loads(self.cli("certificate", "list", "--json", "--name", name)))
 
     def https_certificate(self) -> bytes:
         """DER of what the HTTPS listener presents."""

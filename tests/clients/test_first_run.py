@@ -13,7 +13,7 @@ from tests.clients.server import COMMAND
 
 
 def _start(tmp_path: Path, log: str) -> Program:
-    command = [COMMAND, "serve", "-c", tmp_path / "ports.toml"]
+    command: list[str | Path] = [COMMAND, "serve", "-c", tmp_path / "ports.toml"]
     return Program(command, log=tmp_path / log, env=environment(tmp_path), cwd=tmp_path)
 
 
@@ -37,7 +37,7 @@ def test_the_printed_certbot_command_works_as_printed(first_run: Program, tmp_pa
         env["PATH"] = f"{TOOLS}/certbot/bin:{env['PATH']}"
         run(["sh", "-c", command[0]], env=env, cwd=tmp_path)
         (live,) = (path.parent for path in tmp_path.rglob("fullchain.pem") if path.is_symlink())
-        name = re.search(r" -d (\S+)", command[0])
+        name = re.search(r" --domain (\S+)", command[0])
         assert name
         check(tmp_path / "certloom-data/root.pem", live / "fullchain.pem", live / "privkey.pem", [name[1]])
     finally:
