@@ -39,6 +39,7 @@ from certloom.validation import Validator
 
 _TLS_CLOSE_SECONDS = 3.0
 _JOBS_GRACE_SECONDS = 5.0
+_SAME_SIGNAL_SECONDS = 0.5
 _ADMIN_BODY_BYTES = 32 * 1024 * 1024
 
 _log = structlog.get_logger("certloom.server")
@@ -65,6 +66,7 @@ class Application:
         self._sockets = sockets
         self._servers: list[asyncio.Server] = []
         self._stop = asyncio.Event()
+        self._told_to_stop = 0.0
         pages = Pages(rooms, lambda: not self._stop.is_set())
         everything = below("/acme/", acme, pages)
         admin = AdminApp(rooms)
@@ -116,6 +118,8 @@ class Application:
         write_atomically(rooms.data_dir.root_pem, roots_pem(rooms), 0o644)
         if "https" in self._sockets:
             await self.tls.start()
+        # Before anybody can ask for them, and before the first certificate names one.
+        await rooms.crls.refresh()
         await rooms.runner.start()
         self.connections.start()
         loop = asyncio.get_running_loop()
@@ -154,10 +158,14 @@ class Application:
                 loop.remove_signal_handler(number)
 
     def _on_signal(self, number: int) -> None:
+        now = asyncio.get_running_loop().time()
         if self._stop.is_set():
+            if now < self._told_to_stop + _SAME_SIGNAL_SECONDS:
+                return  # a supervisor that tells the process and its group tells it twice
             _log.warning("stopped hard", signal=signal.Signals(number).name)
             os._exit(128 + number)
         _log.info("stopping", signal=signal.Signals(number).name, in_flight=self.connections.in_flight)
+        self._told_to_stop = now
         self._stop.set()
 
     def stop(self) -> None:

@@ -10,15 +10,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from email.utils import formatdate
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import msgspec
 
 from certloom.clock import Clock
 from certloom.settings.schema import Limits
-
-if TYPE_CHECKING:
-    from certloom.server.http import HTTPProtocol
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -36,6 +33,25 @@ Refusal = Callable[[int, str, str], tuple[bytes, bytes]]
 def plain_refusal(status: int, detail: str, path: str) -> tuple[bytes, bytes]:
     """One line of text."""
     return b"text/plain; charset=utf-8", detail.encode() + b"\n"
+
+
+class Connection(Protocol):
+    """One connection, as those see it that watch over all of them."""
+
+    deadline: float
+    """When, in the loop's time, ``deadline_passed`` is called."""
+
+    def deadline_passed(self) -> None:
+        """The client took too long over what it was at."""
+        ...
+
+    def shutdown(self) -> None:
+        """The server stops: close, at once or after what is under way."""
+        ...
+
+    def abort(self) -> None:
+        """Close at once, whatever is unsent."""
+        ...
 
 
 class Listener(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,7 +73,7 @@ class Connections:
     """Every open connection of this process, whichever listener it came through."""
 
     def __init__(self, clock: Clock, limit: int) -> None:
-        self.open: set[HTTPProtocol] = set()
+        self.open: set[Connection] = set()
         self.limit = limit
         self.stopping = False
         self.in_flight = 0

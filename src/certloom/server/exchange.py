@@ -9,12 +9,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import MutableMapping, Sequence
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import structlog
 
-if TYPE_CHECKING:
-    from certloom.server.http import HTTPProtocol
+from certloom.server.connections import Listener
 
 Headers = Sequence[tuple[bytes, bytes]]
 
@@ -45,6 +44,25 @@ class _HeaderNames(dict[bytes, bytes]):
 _NAMES = _HeaderNames()
 
 
+class Carrier(Protocol):
+    """The connection that an exchange takes place on."""
+
+    listener: Listener
+    transport: asyncio.Transport
+
+    def exchange_complete(self, exchange: Exchange) -> None:
+        """The answer has been handed to the transport."""
+        ...
+
+    async def drain(self) -> None:
+        """Wait until the client has taken enough of what was written."""
+        ...
+
+    def abort(self) -> None:
+        """Close at once."""
+        ...
+
+
 class Exchange:
     """One request, in the three parts ASGI wants: ``scope``, ``receive`` and ``send``."""
 
@@ -63,7 +81,7 @@ class Exchange:
         "scope",
     )
 
-    def __init__(self, protocol: HTTPProtocol, scope: dict[str, Any], body: bytes, keep_alive: bool) -> None:
+    def __init__(self, protocol: Carrier, scope: dict[str, Any], body: bytes, keep_alive: bool) -> None:
         self.scope = scope
         self.keep_alive = keep_alive
         self.response_complete = False
