@@ -13,19 +13,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import os
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from certloom.clock import Clock
 from certloom.store import migrations
-from certloom.store.base import Conflict, Row, StoreError, Tx
+from certloom.store.base import StoreError, Tx
 from certloom.store.delivery import Listeners, settle
+from certloom.store.sqlite_checkpoint import Checkpointer, fold
+from certloom.store.sqlite_session import ProcessLock, SQLiteTx, connect, translate
 
 T = TypeVar("T")
 _Unit = Callable[[Tx], Any]
@@ -33,103 +34,10 @@ _Item = tuple[_Unit, "asyncio.Future[Any]"]
 
 _BATCH = 256
 """Units per commit at most, so that the first does not wait for ever on the last."""
+_FOLD = "fold"
 _READERS = 2
 _LOG_LIMIT = 64 << 20
 """Bytes to which the write-ahead log file is cut back once its contents are in the database."""
-
-_UNIQUE = frozenset(
-    (sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY, sqlite3.SQLITE_CONSTRAINT_ROWID)
-)
-_UNUSABLE = frozenset(
-    (
-        sqlite3.SQLITE_BUSY,
-        sqlite3.SQLITE_LOCKED,
-        sqlite3.SQLITE_NOMEM,
-        sqlite3.SQLITE_READONLY,
-        sqlite3.SQLITE_IOERR,
-        sqlite3.SQLITE_CORRUPT,
-        sqlite3.SQLITE_FULL,
-        sqlite3.SQLITE_CANTOPEN,
-        sqlite3.SQLITE_PROTOCOL,
-        sqlite3.SQLITE_NOTADB,
-    )
-)
-
-
-def _translate(error: sqlite3.Error) -> Exception:
-    """The store's own error where it has one; a mistake in a statement stays what it is."""
-    code = getattr(error, "sqlite_errorcode", None)
-    if code is None:
-        return error
-    if code in _UNIQUE:
-        return Conflict(str(error))
-    if code & 0xFF in _UNUSABLE:
-        return StoreError(f"the SQLite database cannot be used: {error} ({error.sqlite_errorname})")
-    return error
-
-
-class _Tx:
-    """One unit's view of a connection. After its first error it refuses everything, as PostgreSQL would."""
-
-    __slots__ = ("_connection", "_execute", "failed", "signals")
-
-    for_update = ""
-
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
-        self._execute = connection.execute
-        self.failed: Exception | None = None
-        self.signals: set[str] | None = None
-
-    def one(self, sql: str, params: Sequence[Any] = ()) -> Row | None:
-        if self.failed is not None:
-            raise self._refuse()
-        try:
-            row: Row | None = self._execute(sql, params).fetchone()
-        except sqlite3.Error as error:
-            raise self._fail(error) from error
-        return row
-
-    def all(self, sql: str, params: Sequence[Any] = ()) -> list[Row]:
-        if self.failed is not None:
-            raise self._refuse()
-        try:
-            return self._execute(sql, params).fetchall()
-        except sqlite3.Error as error:
-            raise self._fail(error) from error
-
-    def run(self, sql: str, params: Sequence[Any] = ()) -> int:
-        if self.failed is not None:
-            raise self._refuse()
-        try:
-            return self._execute(sql, params).rowcount
-        except sqlite3.Error as error:
-            raise self._fail(error) from error
-
-    def many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
-        if self.failed is not None:
-            raise self._refuse()
-        try:
-            self._connection.executemany(sql, rows)
-        except sqlite3.Error as error:
-            raise self._fail(error) from error
-
-    def signal(self, topic: str) -> None:
-        if self.signals is None:
-            self.signals = set()
-        self.signals.add(topic)
-
-    def _fail(self, error: sqlite3.Error) -> Exception:
-        self.failed = _translate(error)
-        return self.failed
-
-    def _refuse(self) -> StoreError:
-        return StoreError(f"the unit is over: {self.failed}")
-
-    def end(self) -> None:
-        """Make later use an error: a transaction lives no longer than its unit."""
-        if self.failed is None:
-            self.failed = StoreError("its function has returned")
 
 
 class SQLiteStore:
@@ -137,30 +45,33 @@ class SQLiteStore:
 
     dialect = "sqlite"
 
-    def __init__(self, path: str, lock: _ProcessLock) -> None:
+    def __init__(self, path: str, lock: ProcessLock) -> None:
         self._path = path
         self._lock = lock
         self._closed = False
-        self._writer = _connect(path)
+        self._writer = connect(path)
         try:
             mode = self._writer.execute("PRAGMA journal_mode = WAL").fetchone()[0]
             if mode != "wal":
                 raise StoreError(f"{path}: the file system does not allow SQLite's write-ahead log")
             self._writer.execute("PRAGMA synchronous = FULL")
+            self._writer.execute("PRAGMA wal_autocheckpoint = 0")
             self._writer.execute(f"PRAGMA journal_size_limit = {_LOG_LIMIT}")
-            self._reader = _connect(path, read_only=True)
+            self._reader = connect(path, read_only=True)
         except sqlite3.Error as error:
             self._writer.close()
-            raise _translate(error) from error
+            raise translate(error) from error
         except StoreError:
             self._writer.close()
             raise
-        self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
+        # Units, None to stop, or a word from the checkpointer that it is the writer's turn.
+        self._queue: queue.SimpleQueue[_Item | str | None] = queue.SimpleQueue()
         self._listeners = Listeners()
         self._local = threading.local()
         self._scanners: list[sqlite3.Connection] = []
         self._executor = ThreadPoolExecutor(_READERS, thread_name_prefix="certloom-scan")
         self._thread = threading.Thread(target=self._write_batches, name="certloom-writer", daemon=True)
+        self._checkpointer = Checkpointer(path, lambda: self._queue.put(_FOLD))
         self._thread.start()
 
     @classmethod
@@ -180,7 +91,7 @@ class SQLiteStore:
     @classmethod
     def _locked(cls, path: str) -> SQLiteStore:
         path = os.path.abspath(path)
-        lock = _ProcessLock(path)
+        lock = ProcessLock(path)
         try:
             # Created here, so that it and the files SQLite puts beside it are nobody else's to read.
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
@@ -207,7 +118,7 @@ class SQLiteStore:
     def _scan(self, unit: Callable[[Tx], T]) -> T:
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
         if connection is None:
-            connection = self._local.connection = _connect(self._path, read_only=True)
+            connection = self._local.connection = connect(self._path, read_only=True)
             self._scanners.append(connection)
         return _on_snapshot(connection, unit)
 
@@ -242,7 +153,7 @@ class SQLiteStore:
                 os.unlink(partial)
             os.close(os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
             # In one step: page by page, SQLite would start again after every commit.
-            source, target = _connect(self._path, read_only=True), sqlite3.connect(partial)
+            source, target = connect(self._path, read_only=True), sqlite3.connect(partial)
             try:
                 source.backup(target)
                 target.execute("PRAGMA journal_mode = DELETE")
@@ -265,6 +176,7 @@ class SQLiteStore:
         self._queue.put(None)
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(None, self._thread.join)
+        await loop.run_in_executor(None, self._checkpointer.close)
         await loop.run_in_executor(None, self._executor.shutdown)
         for connection in (self._reader, *self._scanners):
             connection.close()
@@ -280,7 +192,7 @@ class SQLiteStore:
         while True:
             item = take()
             batch: list[_Item] = []
-            while item is not None:
+            while isinstance(item, tuple):
                 batch.append(item)
                 if len(batch) == _BATCH:
                     break
@@ -290,8 +202,11 @@ class SQLiteStore:
                     break
             if batch:
                 self._commit(batch)
+                self._checkpointer.committed(self._writer.total_changes)
             if item is None:
                 return
+            if item is _FOLD:
+                fold(self._writer)
 
     def _commit(self, batch: list[_Item]) -> None:
         """Run a batch in one transaction and tell every future how it went."""
@@ -302,7 +217,7 @@ class SQLiteStore:
         try:
             execute("BEGIN IMMEDIATE")
             for unit, future in batch:
-                tx = _Tx(self._writer)
+                tx = SQLiteTx(self._writer)
                 if not alone:
                     execute("SAVEPOINT unit")
                 try:
@@ -328,7 +243,7 @@ class SQLiteStore:
             with contextlib.suppress(sqlite3.Error):
                 if self._writer.in_transaction:
                     execute("ROLLBACK")
-            reason = _translate(error) if isinstance(error, sqlite3.Error) else error
+            reason = translate(error) if isinstance(error, sqlite3.Error) else error
             if not isinstance(reason, StoreError):
                 reason = StoreError(f"the transaction failed: {reason}")
             outcomes = [(future, None, reason) for _, future in batch]
@@ -344,28 +259,8 @@ class SQLiteStore:
             settle(*outcome)
 
 
-def _connect(path: str, *, read_only: bool = False) -> sqlite3.Connection:
-    """A connection as this store wants it. No memory map: an I/O error there is a signal, not an error."""
-    connection = sqlite3.connect(
-        path, timeout=10, isolation_level=None, check_same_thread=False, cached_statements=512
-    )
-    try:
-        connection.execute("PRAGMA mmap_size = 0")
-        connection.execute("PRAGMA cache_size = -32768")
-        connection.execute("PRAGMA temp_store = MEMORY")
-        connection.execute("PRAGMA foreign_keys = ON")
-        connection.execute("PRAGMA trusted_schema = OFF")
-        connection.execute("PRAGMA case_sensitive_like = ON")  # as PostgreSQL has it
-        if read_only:
-            connection.execute("PRAGMA query_only = ON")
-    except sqlite3.Error as error:
-        connection.close()
-        raise _translate(error) from error
-    return connection
-
-
 def _on_snapshot(connection: sqlite3.Connection, unit: Callable[[Tx], T]) -> T:
-    tx = _Tx(connection)
+    tx = SQLiteTx(connection)
     connection.execute("BEGIN")
     try:
         return unit(tx)
@@ -380,27 +275,3 @@ def _sync(path: str) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
-
-
-class _ProcessLock:
-    """Keeps a second process off a database: a lock on the file ``PATH.lock``, which holds the owner's id."""
-
-    def __init__(self, path: str) -> None:
-        name = f"{path}.lock"
-        try:
-            self._fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise StoreError(f"cannot open {name}: {error.strerror}") from error
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            owner = os.read(self._fd, 32).decode("ascii", "replace").strip() or "unknown"
-            os.close(self._fd)
-            raise StoreError(f"the database {path} is in use by process {owner}") from error
-        os.ftruncate(self._fd, 0)
-        os.write(self._fd, f"{os.getpid()}\n".encode())
-
-    def release(self) -> None:
-        """Let the next process in. The file stays: removing it would let two processes lock two files."""
-        os.ftruncate(self._fd, 0)
-        os.close(self._fd)
