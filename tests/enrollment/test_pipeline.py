@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from certloom.audit import Origin
 from certloom.clock import ManualClock
@@ -18,6 +18,7 @@ from certloom.enrollment.pipeline import Ask
 from certloom.enrollment.states import State
 from certloom.pki.csr import CertificateRequest, parse_csr
 from certloom.pki.identifiers import Identifier, parse_dns
+from certloom.pki.keys import facts_of, spki_of
 from certloom.policy.decisions import Requester
 from certloom.policy.profiles import Profile, parse_profile
 from certloom.store import Store, authorities, certificates, requests
@@ -200,6 +201,18 @@ def test_a_refusal_says_why_and_stores_nothing(store: Store, clock: ManualClock)
                 await c.enrollment.submit(ask(profile="nothing"))
             assert unknown.value.code == "not-configured"
             assert await everything(store) == (0, 0, 0)
+
+    run(scenario())
+
+
+def test_a_weak_key_is_refused_whichever_protocol_brings_it(store: Store, clock: ManualClock) -> None:
+    async def scenario() -> None:
+        async with core(store, clock) as c:
+            short = rsa.generate_private_key(public_exponent=65537, key_size=1024)
+            weak = msgspec.structs.replace(csr(), key=facts_of(spki_of(short)))
+            with pytest.raises(Refused) as caught:
+                await c.enrollment.submit(ask(weak))
+            assert caught.value.code == "rsa-key-too-small"
 
     run(scenario())
 

@@ -28,7 +28,7 @@ from certloom.inventory import ledger
 from certloom.jobs import Job, Runner, enqueue
 from certloom.pki.csr import CertificateRequest
 from certloom.pki.identifiers import Identifier
-from certloom.pki.keys import facts_of
+from certloom.pki.keys import KeyRejected, check_fit, facts_of
 from certloom.pki.names import Name
 from certloom.policy.decide import decide
 from certloom.policy.decisions import CertificateContents, Decision, Facts, Outcome, Reason, Requester
@@ -97,6 +97,10 @@ class Enrollment:
         whatever became of it). ``also`` runs in the unit that stores it. Raises ``Refused`` (nothing was
         stored) or ``Unavailable`` (ask again).
         """
+        try:
+            check_fit(ask.csr.key)
+        except KeyRejected as error:
+            raise Refused(Reason(error.code, str(error))) from error
         spki_sha256 = ask.csr.key.spki_sha256
         key = ask.idempotency_key
 
