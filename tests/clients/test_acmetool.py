@@ -1,6 +1,7 @@
-"""acmetool: http-01 by webroot, dns-01 by hook, revocation.
+"""acmetool: http-01 by webroot, dns-01 by hook.
 
-It asks for an account with onlyReturnExisting first.
+It asks for an account with onlyReturnExisting first. Its ``revoke`` marks the certificate in its own files and
+never tells the server (0.2.2, at pebble as well), so there is no revocation to test.
 """
 
 from __future__ import annotations
@@ -58,17 +59,10 @@ class Acmetool:
         live = self._state / "live" / self._name
         return check(self._target.roots, live / "fullchain", live / "privkey", [self._name])
 
-    def revoke(self) -> None:
-        stored = (self._state / "live" / self._name).resolve().name
-        run([*self._base, "revoke", stored], env=self._env)
 
-
-def test_http_01_and_revocation(lab: Lab, servers: Servers, tmp_path: Path) -> None:
+def test_http_01(lab: Lab, servers: Servers, tmp_path: Path) -> None:
     with Webroot(lab, tmp_path):
-        acmetool = Acmetool(lab, tmp_path, servers.target(), fresh_name())
-        obtained = acmetool.obtain()
-    acmetool.revoke()
-    servers.assert_revoked(obtained)
+        Acmetool(lab, tmp_path, servers.target(), fresh_name()).obtain()
 
 
 def test_dns_01_for_a_wildcard(lab: Lab, servers: Servers, tmp_path: Path) -> None:
