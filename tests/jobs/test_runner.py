@@ -302,6 +302,29 @@ async def _none_left(store: Store) -> bool:
     return await store.read(_jobs) == []
 
 
+def test_leased_jobs_made_at_the_same_moment_all_run_once(store: Store, clock: ManualClock) -> None:
+    async def go() -> None:
+        runner = Runner(store, clock, "n", poll_s=3600, concurrency=500)
+
+        async def handler(job: Job) -> Any:
+            return _fact(f"done-{job.payload['n']:03}")
+
+        runner.register("a", handler, retries=())
+        async with _started(runner):
+
+            async def one(n: int) -> str:
+                job = await store.write(partial(_insert, runner, {"n": n}))
+                runner.start_leased(job)
+                return job.lease
+
+            leases = await asyncio.gather(*(one(n) for n in range(300)))
+            assert len(set(leases)) == 300
+            await _until(lambda: _none_left(store))
+            assert await store.read(_facts) == [f"done-{n:03}" for n in range(300)]
+
+    run(go())
+
+
 def test_a_leased_job_nobody_started_runs_when_its_lease_is_out(store: Store, clock: ManualClock) -> None:
     async def go() -> None:
         runner = Runner(store, clock, "n", poll_s=0.02, lease_s=30)
@@ -425,6 +448,29 @@ def test_stopping_waits_for_what_runs(store: Store, clock: ManualClock) -> None:
         await runner.stop()
         assert await store.read(_facts) == ["done"]
         assert await store.read(_jobs) == []
+
+    run(go())
+
+
+def test_stopping_lets_periodic_work_finish_and_ends_its_waiting(store: Store, clock: ManualClock) -> None:
+    async def go() -> None:
+        begun, ended = asyncio.Event(), asyncio.Event()
+
+        async def work() -> None:
+            begun.set()
+            await asyncio.sleep(0.1)
+            ended.set()
+
+        async def rare() -> None:
+            pass
+
+        runner = Runner(store, clock, "n")
+        runner.every(60, "work", work)
+        runner.every(3600, "rare", rare)
+        await runner.start()
+        await begun.wait()
+        await asyncio.wait_for(runner.stop(), 5)
+        assert ended.is_set()
 
     run(go())
 

@@ -76,12 +76,14 @@ class Runner:
         self._concurrency = concurrency
         self._lease_ms = int(lease_s * 1000)
         self._poll_s = poll_s
-        self._leases = (f"{node}/{secrets.token_hex(8)}/{n}" for n in itertools.count(1))
+        self._name = f"{node}/{secrets.token_hex(8)}"
+        self._leases = itertools.count(1)
         self._kinds: dict[str, _Kind] = {}
         self._periodic: list[tuple[float, str, Callable[[], Coroutine[Any, Any, Any]]]] = []
         self._running: dict[int, _Running] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._wake = asyncio.Event()
+        self._stopping = asyncio.Event()
         self._accepting = False
         store.listen(queue.SIGNAL, self._wake.set)
 
@@ -126,10 +128,11 @@ class Runner:
     async def stop(self, grace_s: float | None = None) -> None:
         """Claim no more and wait for what runs. What still runs after ``grace_s`` seconds is given back."""
         self._accepting = False
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        running = [entry.task for entry in self._running.values()]
+        self._stopping.set()
+        self._wake.set()
+        # The turn under way is let finish: what it has claimed must be run, or it would lie there leased.
+        await asyncio.gather(*self._tasks[:1])
+        running = [entry.task for entry in self._running.values()] + self._tasks[1:]
         if running:
             renewal = asyncio.create_task(self._keep_renewing())
             _, late = await asyncio.wait(running, timeout=grace_s)
@@ -152,7 +155,7 @@ class Runner:
         if not self._accepting or len(self._running) >= self._concurrency:
             queue.enqueue(tx, now_ms, kind, payload)
             return Job(0, kind, payload, 0)
-        return queue.insert_leased(tx, now_ms, kind, payload, next(self._leases), now_ms + self._lease_ms)
+        return queue.insert_leased(tx, now_ms, kind, payload, self._new_lease(), now_ms + self._lease_ms)
 
     def start_leased(self, job: Job) -> None:
         """Run a job that ``insert_leased`` made, now that its transaction has committed."""
@@ -161,17 +164,22 @@ class Runner:
         else:
             self._wake.set()
 
+    def _new_lease(self) -> str:
+        # Called on the store's threads too. A token is never given out twice, whatever nodes are called.
+        return f"{self._name}/{next(self._leases)}"
+
     async def _poll(self) -> None:
-        while True:
+        while self._accepting:
             self._wake.clear()
             try:
                 delay = await self._turn()
             except StoreError as error:
                 log.error("jobs.store", error=str(error))
                 delay = 1.0
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(delay):
-                    await self._wake.wait()
+            if self._accepting:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(delay):
+                        await self._wake.wait()
 
     async def _turn(self) -> float:
         """Renew, claim, and say in how many seconds there is something to do again."""
@@ -185,7 +193,7 @@ class Runner:
             return delay
         if due_ms > now_ms:
             return min(delay, (due_ms - now_ms) / 1000)
-        lease, held = next(self._leases), frozenset(self._running)
+        lease, held = self._new_lease(), frozenset(self._running)
         until_ms = now_ms + self._lease_ms
         jobs = await self._store.write(
             lambda tx: queue.claim(tx, now_ms, self._kinds, free, lease, until_ms, held)
@@ -294,9 +302,11 @@ class Runner:
     async def _repeat(
         self, seconds: float, name: str, function: Callable[[], Coroutine[Any, Any, Any]]
     ) -> None:
-        while True:
+        while not self._stopping.is_set():
             try:
                 await function()
             except Exception:
                 log.exception("periodic.failed", name=name)
-            await asyncio.sleep(seconds)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._stopping.wait()
