@@ -178,6 +178,7 @@ def test_an_algorithm_that_is_not_the_keys_is_refused(keys: dict[str, Key]) -> N
         {"kty": "OKP", "crv": "X25519", "x": b64(b"\1" * 32)},
         {"kty": "OKP", "crv": "Ed25519", "x": b64(b"\1" * 31)},
         {"kty": "AKP"},
+        {"kty": "EC", "crv": "P-256", "x": "AAAA", "y": "AAAA", "junk": "x" * 5000},
     ],
 )
 def test_keys_that_cannot_be_used_are_bad_public_keys(bad: dict[str, str]) -> None:

@@ -7,6 +7,8 @@ order that is not ``ready`` is ``orderNotReady``.
 
 from __future__ import annotations
 
+import asyncio
+
 import msgspec
 
 from certloom.enrollment.errors import EnrollmentError
@@ -24,6 +26,7 @@ from certloom.protocols.acme.orders import OrderState, own_order, polling, read_
 from certloom.protocols.acme.problems import (
     Problem,
     ProblemType,
+    Subproblem,
     from_identifiers,
     malformed,
     of_enrollment,
@@ -144,19 +147,25 @@ async def _check_caa(
     now: int,
 ) -> None:
     """Ask again what was asked too long ago, or (for a name that was vouched for) never."""
-    for authorization in authorizations:
+    account_url = x.site.account + account_id
+
+    async def refusal(authorization: StoredAuthorization) -> Subproblem | None:
         held = _valid(authorization)
         checked = held.caa_checked if held is not None else None
         if checked is not None and checked + _CAA_GOOD_FOR > now:
-            continue
+            return None
         method = held.type if held is not None and held.caa_checked is not None else ""
         try:
-            await check_caa(service, x.channel, authorization, method, x.site.account + account_id)
+            await check_caa(service, x.channel, authorization, method, account_url)
         except ValidationFailed as failed:
             value = ("*." if authorization.wildcard else "") + authorization.identifier_value
             code: ProblemType = "caa" if failed.code == "caa" else "dns"
-            cause = subproblem(code, failed.detail, authorization.identifier_type, value)
-            raise Problem(code, failed.detail, subproblems=[cause]) from None
+            return subproblem(code, failed.detail, authorization.identifier_type, value)
+        return None
+
+    found = await asyncio.gather(*[refusal(authorization) for authorization in authorizations])
+    if refusals := [cause for cause in found if cause is not None]:
+        raise from_identifiers(refusals)
 
 
 def _valid(authorization: StoredAuthorization) -> HeldChallenge | None:

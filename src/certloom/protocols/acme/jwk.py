@@ -20,6 +20,7 @@ from certloom.protocols.acme import base64url
 from certloom.protocols.acme.problems import Problem
 
 _MOST_RSA_BITS = 8_192
+_LONGEST_JWK = 4_096
 _KEYS_KEPT = 2_048
 """Parsed keys held ready; about 5 kB each."""
 
@@ -73,9 +74,15 @@ ALGORITHMS: Final = ("ES256", "ES384", "ES512", "RS256", "EdDSA", "Ed25519", "Ed
 """What RFC 8555 section 6.2 makes mandatory and recommended, and what clients really use."""
 
 
-@lru_cache(_KEYS_KEPT)
 def account_key(jwk: str) -> AccountKey:
     """Parse and check a JWK. Raises ``badPublicKey``, or ``malformed`` for what is no JWK at all."""
+    if len(jwk) > _LONGEST_JWK:
+        raise _bad(f"the JWK has more than {_LONGEST_JWK} characters")
+    return _account_key(jwk)
+
+
+@lru_cache(_KEYS_KEPT)
+def _account_key(jwk: str) -> AccountKey:
     try:
         parsed = _decode(jwk)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:

@@ -210,6 +210,7 @@ _OF_REASON: Final[dict[str, ProblemType]] = {
     "unknown-certificate": "malformed",
     # authorities
     "lint": "rejectedIdentifier",
+    "not-encodable": "badCSR",
 }
 """What the pipeline's reasons are in ACME. A code that is not here is the server's matter: serverInternal."""
 
