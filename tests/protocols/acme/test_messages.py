@@ -32,13 +32,11 @@ PAYLOADS = (
 
 @pytest.mark.parametrize("type", PAYLOADS)
 @given(data=st.binary(max_size=100))
-def test_no_bytes_make_the_reader_raise_anything_but_malformed(
+def test_no_bytes_make_the_reader_raise_anything_but_a_problem(
     type: type[msgspec.Struct], data: bytes
 ) -> None:
-    try:
+    with contextlib.suppress(Problem):
         messages.read(type, data)
-    except Problem as problem:
-        assert problem.type == "malformed"
 
 
 @pytest.mark.parametrize("type", PAYLOADS)

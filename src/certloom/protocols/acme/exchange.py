@@ -14,12 +14,11 @@ JSON = b"application/json"
 class Exchange:
     """A request to one channel. ``url`` is what the JWS's ``url`` must be, character by character."""
 
-    __slots__ = ("address", "base_url", "body", "channel", "query", "site", "trace", "url")
+    __slots__ = ("address", "body", "channel", "query", "site", "trace", "url")
 
     def __init__(
         self,
         *,
-        base_url: str,
         url: str,
         query: str,
         site: Site,
@@ -28,7 +27,6 @@ class Exchange:
         address: str,
         trace: str,
     ) -> None:
-        self.base_url = base_url
         self.url = url
         self.query = query
         self.site = site

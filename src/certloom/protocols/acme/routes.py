@@ -80,7 +80,6 @@ class ACMEApp:
             if method == "POST":
                 query = scope["query_string"].decode("latin-1")
                 x = Exchange(
-                    base_url=base_url,
                     url=f"{base_url}{path}?{query}" if query else base_url + path,
                     query=query,
                     site=site,
