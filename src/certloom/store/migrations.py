@@ -66,7 +66,7 @@ _REWRITES = (
     (re.compile(r"\bINTEGER\b"), "BIGINT"),
     (re.compile(r"\bBLOB\b"), "BYTEA"),
     (re.compile(r"\bTEXT\b"), 'TEXT COLLATE "C"'),
-    (re.compile(r"\) STRICT$"), ")"),
+    (re.compile(r"\) STRICT(?:, WITHOUT ROWID)?$"), ")"),
 )
 
 
