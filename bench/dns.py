@@ -1,10 +1,12 @@
 """A name server for load: every A query gets one address, everything else an empty answer.
 
-``python -m bench.dns LISTEN-ADDRESS PORT ANSWER-ADDRESS``; a process of its own, whose time is nobody else's.
+``python -m bench.dns LISTEN-ADDRESS PORT ANSWER-ADDRESS``; a process of its own, whose time is nobody
+else's, and which ends with the process that started it.
 """
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
 
@@ -37,8 +39,13 @@ def main() -> None:
         server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
         server.bind((listen, port))
         print("ready", flush=True)
-        while True:
-            query, peer = server.recvfrom(4096)
+        parent = os.getppid()
+        server.settimeout(5)
+        while os.getppid() == parent:
+            try:
+                query, peer = server.recvfrom(4096)
+            except TimeoutError:
+                continue
             said = answer(query, address)
             if said is not None:
                 server.sendto(said, peer)

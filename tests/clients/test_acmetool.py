@@ -1,6 +1,6 @@
 """acmetool: http-01 by webroot, dns-01 by hook.
 
-It asks for an account with onlyReturnExisting first. Its ``revoke`` marks the certificate in its own files and
+It asks for an account with onlyReturnExisting first. Its ``revoke`` marks the certificate in its files and
 never tells the server (0.2.2, at pebble as well), so there is no revocation to test.
 """
 
