@@ -63,7 +63,7 @@ class Application:
         self.connections = Connections(rooms.clock, rooms.settings.limits.connections)
         self.tls = ListenerTLS(rooms)
         self._validator = validator
-        self._sockets = sockets
+        self.sockets = sockets
         self._servers: list[asyncio.Server] = []
         self._stop = asyncio.Event()
         self._told_to_stop = 0.0
@@ -101,7 +101,7 @@ class Application:
     def _schedule(self) -> None:
         rooms = self.rooms
         every = rooms.runner.every
-        every(60, "https certificate", self.tls.keep if "https" in self._sockets else _nothing)
+        every(60, "https certificate", self.tls.keep if "https" in self.sockets else _nothing)
         every(2, "configuration", rooms.refresh)
         every(60, "CRLs", rooms.crls.refresh)
         every(60, "approvals", rooms.approvals.expire)
@@ -116,7 +116,7 @@ class Application:
         rooms = self.rooms
         await burn_abandoned(rooms.store, rooms.clock, alone=rooms.store.dialect == "sqlite")
         write_atomically(rooms.data_dir.root_pem, roots_pem(rooms), 0o644)
-        if "https" in self._sockets:
+        if "https" in self.sockets:
             await self.tls.start()
         # Before anybody can ask for them, and before the first certificate names one.
         await rooms.crls.refresh()
@@ -185,7 +185,7 @@ class Application:
         await self.rooms.runner.stop(_JOBS_GRACE_SECONDS)
         await self._validator.close()
         await self.rooms.close()
-        if "admin" in self._sockets:
+        if "admin" in self.sockets:
             self.rooms.data_dir.admin_socket.unlink(missing_ok=True)
         self.rooms.data_dir.unlock()
         _log.info("stopped")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 from pathlib import Path
 
 from certloom.settings import Settings
@@ -51,6 +52,10 @@ class DataDir:
         os.ftruncate(fd, 0)
         os.write(fd, b"%d\n" % os.getpid())
         self._lock = fd
+        # What a process that was killed in the middle of something left behind.
+        for pattern in (".backup-*", ".restore-*", ".https.*"):
+            for path in self.path.glob(pattern):
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
     def refuse_half_restored(self) -> None:
         """Raises ``DataDirError`` when a restore was begun and not completed."""

@@ -1,0 +1,212 @@
+"""The command line, as a process: what it prints, what it returns, with and without a running server."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+COMMAND = Path(sys.executable).with_name("certloom")
+
+
+class Shell:
+    """Commands on one configuration."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.config = folder / "certloom.toml"
+        self.config.write_text(
+            f'data_dir = "{folder}/data"\npublic_http_url = "http://pki.test"\n'
+            '[listen]\nhttps = "127.0.0.1:0"\nhttp = "127.0.0.1:0"\n'
+        )
+
+    def __call__(self, *words: str, status: int = 0, text: str | None = None) -> str:
+        environment = {**os.environ, "CERTLOOM_CONFIG": str(self.config), "COLUMNS": "200", "NO_COLOR": "1"}
+        done = subprocess.run(
+            [COMMAND, *words],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            input=text,
+            check=False,
+        )
+        assert done.returncode == status, done.stdout + done.stderr
+        return done.stdout if status == 0 else done.stdout + done.stderr
+
+    def json(self, *words: str) -> Any:
+        return json.loads(self(*words, "--json"))
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Shell:
+    return Shell(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
+    """With a running server."""
+    shell = Shell(tmp_path_factory.mktemp("served"))
+    process = serve(shell)
+    yield shell
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=20) == 0
+
+
+def serve(shell: Shell) -> subprocess.Popen[bytes]:
+    output = shell.folder / "stdout"
+    with output.open("wb") as stdout, (shell.folder / "stderr").open("wb") as stderr:
+        process = subprocess.Popen([COMMAND, "serve", "-c", shell.config], stdout=stdout, stderr=stderr)
+    for _ in range(200):
+        if "CRLs: http" in output.read_text():
+            return process
+        assert process.poll() is None, (shell.folder / "stderr").read_text()
+        time.sleep(0.05)
+    raise AssertionError("the server did not start")
+
+
+def test_help_imports_nothing_heavy(shell: Shell) -> None:
+    code = (
+        "import sys, certloom.cli.main;"
+        "heavy = {'cryptography', 'asyncio', 'msgspec', 'psycopg', 'aiohttp', 'uvloop'} & set(sys.modules);"
+        "sys.exit(', '.join(heavy) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Exit status:" in shell("--help")
+    assert shell("version").strip()
+
+
+def test_config_check_names_what_is_wrong_and_exits_with_3(shell: Shell) -> None:
+    assert shell("config", "check").endswith("good\n")
+    shell.config.write_text("[listen]\nhttps = 'x'\nhttp = 'y'\n")
+    output = shell("config", "check", status=3)
+    assert "$.listen.https: 'x': expected host:port" in output
+    assert "$.listen.http: 'y': expected host:port" in output
+    assert "$.listen.https" in shell("serve", status=3)
+    assert "$.listen.https" in shell("profile", "list", status=3)
+
+
+def test_config_show_prints_settings_that_can_be_read_again_without_the_password(shell: Shell) -> None:
+    shell.config.write_text('[database]\nurl = "postgresql://me:geheim@db/certloom?sslmode=require"\n')
+    shown = shell("config", "show")
+    assert "geheim" not in shown
+    assert "me:***@db" in shown
+    (shell.folder / "again.toml").write_text(shown)
+    assert shell("config", "check", "-c", str(shell.folder / "again.toml")).endswith("good\n")
+    shell.config.write_text('[database]\nurl = "postgresql:///certloom?password=geheim"\n')
+    assert "geheim" not in shell("config", "show")
+    assert shell.json("config", "show")["limits"]["header_count"] == 64
+
+
+def test_without_an_installation_commands_say_so_and_make_none(shell: Shell) -> None:
+    assert "no installation" in shell("profile", "list", status=4)
+    assert not (shell.folder / "data").exists()
+
+
+def test_wrong_usage_exits_with_2(shell: Shell) -> None:
+    shell("nonsense", status=2)
+    shell("certificate", "list", "--limit", "0", status=2)
+    shell("credential", "create", "--expires-in", "soon", status=2)
+
+
+def test_commands_reach_the_running_server(served: Shell) -> None:
+    assert "tls-server" in served("profile", "list")
+    assert served.json("profile", "show", "device")["version"] == 1
+    assert served.json("channel", "list")[0]["directory"].startswith("https://localhost:")
+    assert served.json("channel", "show", "default")["profiles"] == ["tls-server"]
+    assert {a["name"] for a in served.json("authority", "list")} == {"root", "issuing"}
+    assert "BEGIN CERTIFICATE" in served("authority", "show", "root")
+    made = served.json("credential", "create", "--name", "a.example", "--uses", "1", "--expires-in", "12h")
+    assert made["id"] in served("credential", "list")
+    assert made["secret"] not in served("credential", "list")
+    served("credential", "revoke", made["id"])
+    assert "no credential" in served("credential", "revoke", made["id"], status=1)
+    (listener,) = served.json("certificate", "list")
+    assert "dns:localhost" in served("certificate", "show", listener["serial"])
+    assert "to be replaced" in served("certificate", "replace", "1", "--reason", "test")
+    assert "valid" in served("certificate", "replace", "1", "--undo")
+    assert "no such requests" in served("request", "list")
+    assert "no request" in served("request", "approve", "none", status=1)
+    assert "events checked" in served("audit", "verify")
+
+
+def test_apply_reads_toml_json_and_standard_input(served: Shell, tmp_path: Path) -> None:
+    toml = """
+        [[channels]]
+        protocol = "acme"
+        name = "corp"
+        profiles = ["tls-server", "device"]
+
+        [[credentials]]
+        id = "robots"
+        channel = "corp"
+        names = ["**.corp.example"]
+        expires = 2100-01-01T00:00:00Z
+    """
+    (tmp_path / "corp.toml").write_text(toml)
+    file = str(tmp_path / "corp.toml")
+    planned = served("apply", "-f", file, "--dry-run")
+    assert "created    channel corp" in planned
+    assert "Nothing was changed" in planned
+    applied = served("apply", "-f", file)
+    assert "HMAC key, shown once" in applied
+    assert "unchanged" in served("apply", "-f", "-", text=toml)
+    document = {"channels": [{"protocol": "acme", "name": "corp", "profiles": ["tls-server"]}]}
+    (tmp_path / "corp.json").write_text(json.dumps(document))
+    assert 'profiles: ["tls-server","device"] -> ["tls-server"]' in served(
+        "apply", "-f", str(tmp_path / "corp.json")
+    )
+    (tmp_path / "bad.toml").write_text("[[channels]]\nname = 3")
+    assert "$.channels[0]" in served("apply", "-f", str(tmp_path / "bad.toml"), status=1)
+    (tmp_path / "worse.toml").write_text("[[")
+    served("apply", "-f", str(tmp_path / "worse.toml"), status=1)
+    served("apply", "-f", str(tmp_path / "none.toml"), status=1)
+
+
+def test_a_key_is_blocked_by_its_digest_or_by_a_file_that_holds_it(served: Shell, tmp_path: Path) -> None:
+    pem = served.json("certificate", "show", "1")
+    (tmp_path / "leaf.pem").write_text(pem["certificate"])
+    blocked = served.json("key", "block", str(tmp_path / "leaf.pem"), "--reason", "test")
+    assert blocked["spki_sha256"] == pem["spki_sha256"]
+    assert served.json("key", "block", pem["spki_sha256"], "--reason", "test")["was_blocked"] is True
+    (tmp_path / "text.pem").write_text("nothing")
+    served("key", "block", str(tmp_path / "text.pem"), "--reason", "test", status=1)
+
+
+def test_without_a_server_commands_do_the_same_themselves_and_backup_restores(
+    shell: Shell, tmp_path: Path
+) -> None:
+    process = serve(shell)
+    archive = str(tmp_path / "backup.tar")
+    assert "Whoever can read it" in shell("backup", archive)
+    assert "in use by process" in shell(
+        "restore", archive, "--force", status=1
+    ) or "already running" in shell("restore", archive, "--force", status=1)
+    process.terminate()
+    assert process.wait(timeout=20) == 0
+    assert "tls-server" in shell("profile", "list")
+    made = shell.json("credential", "create")
+    assert "--force" in shell("restore", archive, status=1)
+    assert "Put aside" in shell("restore", archive, "--force")
+    assert made["id"] not in shell("credential", "list")
+    assert shell.json("audit", "verify")["intact"] is True
+
+
+def test_an_altered_audit_log_exits_with_5(shell: Shell) -> None:
+    import sqlite3
+
+    process = serve(shell)
+    process.terminate()
+    assert process.wait(timeout=20) == 0
+    with sqlite3.connect(shell.folder / "data" / "certloom.db") as database:
+        database.execute("UPDATE events SET kind = 'nothing.happened' WHERE sequence = 2")
+    assert "event 2: altered" in shell("audit", "verify", status=5)
