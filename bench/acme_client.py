@@ -162,10 +162,9 @@ class Responder:
             server.close()
 
     def expect(self, token: str, key_authorization: str) -> asyncio.Event:
-        """Answer ``token`` from now on; the event is set when it has been asked for."""
+        """Answer ``token`` from now on; the event is set once it has been asked for."""
         self._answers[token] = key_authorization
-        self._asked[token] = asyncio.Event()
-        return self._asked[token]
+        return self._asked.setdefault(token, asyncio.Event())
 
     def forget(self, token: str) -> None:
         self._answers.pop(token, None)
@@ -326,29 +325,30 @@ class Account:
         order.body = (await self.post(order.url)).json()
 
     async def authorize(self, url: str, seconds: float = 30) -> None:
-        """Prove control by http-01 unless that has been done. Raises ``Unsolved``."""
+        """Prove control by http-01 unless that has been done. Raises ``Unsolved``.
+
+        When the server is lost in between, the answer stays: the server may come back for it.
+        """
         body = (await self.post(url)).json()
         if body["status"] == "pending":
             challenge = next(c for c in body["challenges"] if c["type"] == "http-01")
             token = challenge["token"]
             asked = self._responder.expect(token, f"{token}.{self.thumbprint}")
+            if challenge["status"] == "pending":
+                await self.post(challenge["url"], {})
+            # The first poll waits for the server to have come by; then it backs off.
             try:
-                if challenge["status"] == "pending":
-                    await self.post(challenge["url"], {})
-                # The first poll waits for the server to have come by; then it backs off.
-                wait_first = asyncio.wait_for(asked.wait(), seconds)
-                try:
-                    await wait_first
-                except TimeoutError:
-                    raise Unsolved(f"nobody asked for the http-01 answer of {url}") from None
-                pause, left = 0.004, seconds
-                while body["status"] == "pending" and left > 0:
-                    await asyncio.sleep(pause)
-                    left -= pause
-                    pause = min(pause * 2, 1)
-                    body = (await self.post(url)).json()
-            finally:
-                self._responder.forget(token)
+                async with asyncio.timeout(seconds):
+                    await asked.wait()
+            except TimeoutError:
+                raise Unsolved(f"nobody asked for the http-01 answer of {url}") from None
+            pause, left = 0.004, seconds
+            while body["status"] == "pending" and left > 0:
+                await asyncio.sleep(pause)
+                left -= pause
+                pause = min(pause * 2, 1)
+                body = (await self.post(url)).json()
+            self._responder.forget(token)
         if body["status"] != "valid":
             raise Unsolved(json.dumps(body))
 

@@ -25,7 +25,13 @@ WORKERS = 8
 async def _kill_under_load(server: Certloom, lab: Lab) -> Load:
     responder = Responder()
     await responder.listen(ADDRESS, lab.http_port)
-    load = Load(server.target().directory, server.trust(), responder, WORKERS)
+    try:
+        return await _kills(server, Load(server.target().directory, server.trust(), responder, WORKERS))
+    finally:
+        responder.close()
+
+
+async def _kills(server: Certloom, load: Load) -> Load:
     working = asyncio.create_task(load.run())
     chance = random.Random(20)
     for _ in range(KILLS):
@@ -42,7 +48,6 @@ async def _kill_under_load(server: Certloom, lab: Lab) -> Load:
         await asyncio.to_thread(server.start)
     load.stop()
     await working
-    responder.close()
     return load
 
 
