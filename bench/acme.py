@@ -54,8 +54,6 @@ class Measured(msgspec.Struct, kw_only=True):
     p50_ms: float
     p99_ms: float
     peak_rss_mb: float
-    disk_per_certificate: float
-    """Bytes allocated on disk."""
     requests_per_certificate: float
 
 
@@ -107,7 +105,7 @@ async def measure(
     work, warm = prepare(count), prepare(max(20, workers))
     await issue_all(accounts, warm)
     requests = sum(account.requests for account in accounts)
-    disk, cpu, main = server.disk(), server.cpu_seconds(), server.main_cpu_seconds()
+    cpu, main = server.cpu_seconds(), server.main_cpu_seconds()
     begun = time.perf_counter()
     times = await issue_all(accounts, work)
     seconds = time.perf_counter() - begun
@@ -129,7 +127,6 @@ async def measure(
         p50_ms=round(statistics.median(times) * 1000, 1),
         p99_ms=round(times[min(len(times) - 1, int(len(times) * 0.99))] * 1000, 1),
         peak_rss_mb=round(server.peak_rss() / 1e6, 1),
-        disk_per_certificate=round((server.disk() - disk) / count),
         requests_per_certificate=round((sum(account.requests for account in accounts) - requests) / count, 2),
     )
 
@@ -147,7 +144,6 @@ def table(lines: Sequence[Measured]) -> str:
         "p50 ms",
         "p99 ms",
         "RSS MB",
-        "disk B",
     )
     rows = [
         (
@@ -161,7 +157,6 @@ def table(lines: Sequence[Measured]) -> str:
             line.p50_ms,
             line.p99_ms,
             line.peak_rss_mb,
-            line.disk_per_certificate,
         )
         for line in lines
     ]
@@ -183,7 +178,6 @@ async def bench(options: argparse.Namespace, folder: Path) -> tuple[list[Measure
     try:
         for name in options.servers:
             server = STARTERS[name](folder / name)
-            notes[name] = server.notes
             stored = 0
             try:
                 for workers in options.workers:
@@ -191,6 +185,7 @@ async def bench(options: argparse.Namespace, folder: Path) -> tuple[list[Measure
                     stored = line.stored_before + line.certificates
                     lines.append(line)
                     print(table(lines).splitlines()[-1], file=sys.stderr, flush=True)
+                notes[name] = {**server.notes, "disk_per_certificate": round(server.stored() / stored)}
                 for target in options.fill if server.sqlite else ():
                     assert server.sqlite is not None
                     server.pause()

@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import psycopg
+
 from bench.processes import cpu_seconds, folder_size, peak_rss
 from certloom.policy.channels import ACMEChannel
 from certloom.policy.profiles import default_profiles
@@ -34,10 +36,12 @@ class Server:
     tls_ca: Path
     launch: Callable[[], Program]
     storage: Path | None
-    """The folder whose growth is the disk used, if it stores anything."""
+    """The folder it stores things in, if it does."""
     notes: dict[str, str]
     cluster: Cluster | None = None
     """The PostgreSQL that works for it: its time is the server's too."""
+    database_url: str = ""
+    """PostgreSQL's."""
     sqlite: Path | None = None
 
     def __post_init__(self) -> None:
@@ -74,8 +78,18 @@ class Server:
         """Bytes; the main process's family alone, without PostgreSQL's shared buffers."""
         return peak_rss(self.program.pid)
 
-    def disk(self) -> int:
-        return folder_size(self.storage) if self.storage else 0
+    def stored(self) -> int:
+        """Bytes of what it has stored, its log folded in (for which it is stopped and started again)."""
+        if self.database_url:
+            with psycopg.connect(self.database_url) as connection:
+                row = connection.execute("SELECT pg_database_size(current_database())").fetchone()
+                return int(row[0]) if row else 0
+        if self.storage is None:
+            return 0
+        self.pause()
+        size = folder_size(self.storage)
+        self.resume()
+        return size
 
 
 def dns_port() -> int:
@@ -204,9 +218,10 @@ def start_certloom(folder: Path, database: str = "sqlite") -> Server:
         directory=f"https://{ADDRESS}:{port}/acme/default/directory",
         tls_ca=folder / "data" / "root.pem",
         launch=lambda: _launch("certloom", [COMMAND, "serve", "-c", folder / "certloom.toml"], folder, port),
-        storage=cluster.directory if cluster else folder / "data",
+        storage=None if cluster else folder / "data",
         notes={"database": f"{database}, durable", **_defaults()},
         cluster=cluster,
+        database_url=url,
         sqlite=None if cluster else folder / "data" / "certloom.db",
     )
 
