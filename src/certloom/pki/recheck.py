@@ -79,32 +79,61 @@ def _signer(certificate: bytes) -> _Signer:
 def _differences(
     certificate: x509.Certificate, der: bytes, template: CertificateTemplate, signer: _Signer
 ) -> list[str]:
-    found: list[str] = []
-
-    def same(what: str, is_: object, decided: object) -> None:
-        if is_ != decided:
-            found.append(f"{what} is {is_!r}, decided was {decided!r}")
-
-    same("the version", certificate.version, x509.Version.v3)
-    same("the serial number", certificate.serial_number, int.from_bytes(template.serial, "big"))
-    same("the signature algorithm", certificate.signature_algorithm_oid, signer.algorithm)
-    same("the issuer", certificate.issuer.public_bytes(), signer.subject)
-    same("notBefore", certificate.not_valid_before_utc, datetime.fromtimestamp(template.not_before, UTC))
-    same("notAfter", certificate.not_valid_after_utc, datetime.fromtimestamp(template.not_after, UTC))
-    same("the subject", _pairs(certificate.subject), template.subject.attributes)
     key = certificate.public_key()
-    same("the key", key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo), template.spki)
+    spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    # Compared as two tuples, and looked at one by one only where those differ: this is on the hot path.
+    fields = (
+        certificate.version,
+        certificate.serial_number,
+        certificate.signature_algorithm_oid,
+        certificate.issuer.public_bytes(),
+        certificate.not_valid_before_utc,
+        certificate.not_valid_after_utc,
+        _pairs(certificate.subject),
+        spki,
+    )
+    decided = (
+        x509.Version.v3,
+        int.from_bytes(template.serial, "big"),
+        signer.algorithm,
+        signer.subject,
+        datetime.fromtimestamp(template.not_before, UTC),
+        datetime.fromtimestamp(template.not_after, UTC),
+        template.subject.attributes,
+        template.spki,
+    )
+    found: list[str] = []
+    if fields != decided:
+        found += [
+            f"{name} is {is_!r}, decided was {was!r}"
+            for name, is_, was in zip(_FIELDS, fields, decided, strict=True)
+            if is_ != was
+        ]
 
-    expected = _expected_extensions(template, signer, key)
+    expected = _expected_by_profile(
+        template.key_usage,
+        template.extended_key_usage,
+        template.crl_url,
+        template.issuer_url,
+        template.ocsp_url,
+        tuple([(e.oid, e.critical, e.value) for e in template.extensions]),
+        signer.authority,
+    ).copy()
+    expected[_SKI] = (False, x509.SubjectKeyIdentifier(hashlib.sha256(_key_octets(key)).digest()[:20]))
+    if template.identifiers:
+        names = x509.SubjectAlternativeName(map(to_general_name, template.identifiers))
+        expected[_ALT_NAME] = (not template.subject.attributes, names)
     for extension in certificate.extensions:
         oid = extension.oid.dotted_string
         if oid not in expected:
             found.append(f"extension {oid} was not decided")
             continue
         critical, value = expected.pop(oid)
-        same(f"the criticality of extension {oid}", extension.critical, critical)
+        if extension.critical is not critical:
+            found.append(f"extension {oid} is {'' if extension.critical else 'not '}critical")
         actual = extension.value
-        same(f"extension {oid}", actual.public_bytes() if isinstance(value, bytes) else actual, value)
+        if (actual.public_bytes() if isinstance(value, bytes) else actual) != value:
+            found.append(f"extension {oid} is {actual!r}, decided was {value!r}")
     found.extend(f"extension {oid} is missing" for oid in expected)
 
     # cryptography hands out what it understood: see that it is what is written.
@@ -116,6 +145,18 @@ def _differences(
     except InvalidSignature:
         found.append("the issuer's signature does not verify")
     return found
+
+
+_FIELDS = (
+    "the version",
+    "the serial number",
+    "the signature algorithm",
+    "the issuer",
+    "notBefore",
+    "notAfter",
+    "the subject",
+    "the key",
+)
 
 
 def _verify(signer: _Signer, signature: bytes, tbs: bytes) -> None:
@@ -136,28 +177,32 @@ def _pairs(name: x509.Name) -> tuple[tuple[str, object], ...]:
     return pairs if len(pairs) == len(name.rdns) else (*pairs, ("several attributes in one RDN", ""))
 
 
-def _expected_extensions(
-    template: CertificateTemplate, signer: _Signer, key: CertificatePublicKeyTypes
-) -> dict[str, tuple[bool, x509.ExtensionType | bytes]]:
-    """By dotted OID: criticality, and the value (or its DER, for what the profile adds)."""
-    expected: dict[str, tuple[bool, x509.ExtensionType | bytes]] = {
-        _AKI: (False, signer.authority),
-        _SKI: (False, x509.SubjectKeyIdentifier(hashlib.sha256(_key_octets(key)).digest()[:20])),
-        _CONSTRAINTS: (True, _END_ENTITY),
-    }
-    if template.key_usage:
-        expected[_KEY_USAGE] = (True, _key_usage(template.key_usage))
-    if template.extended_key_usage:
-        expected[_EXTENDED_KEY_USAGE] = (False, _extended_key_usage(template.extended_key_usage))
-    if template.identifiers:
-        names = x509.SubjectAlternativeName(map(to_general_name, template.identifiers))
-        expected[_ALT_NAME] = (not template.subject.attributes, names)
-    if template.crl_url is not None:
-        expected[_CRL_POINTS] = (False, _crl_points(template.crl_url))
-    if template.issuer_url is not None or template.ocsp_url is not None:
-        expected[_ACCESS] = (False, _access(template.issuer_url, template.ocsp_url))
-    for extension in template.extensions:
-        expected[extension.oid] = (extension.critical, extension.value)
+_Expected = dict[str, tuple[bool, x509.ExtensionType | bytes]]
+"""By dotted OID: criticality, and the value (or its DER, for what the profile adds)."""
+
+
+@lru_cache(maxsize=1024)
+def _expected_by_profile(
+    key_usage: tuple[str, ...],
+    extended_key_usage: tuple[str, ...],
+    crl_url: str | None,
+    issuer_url: str | None,
+    ocsp_url: str | None,
+    extensions: tuple[tuple[str, bool, bytes], ...],
+    authority: x509.AuthorityKeyIdentifier,
+) -> _Expected:
+    """The extensions that do not depend on the key and the names."""
+    expected: _Expected = {_AKI: (False, authority), _CONSTRAINTS: (True, _END_ENTITY)}
+    if key_usage:
+        expected[_KEY_USAGE] = (True, _key_usage(key_usage))
+    if extended_key_usage:
+        expected[_EXTENDED_KEY_USAGE] = (False, _extended_key_usage(extended_key_usage))
+    if crl_url is not None:
+        expected[_CRL_POINTS] = (False, _crl_points(crl_url))
+    if issuer_url is not None or ocsp_url is not None:
+        expected[_ACCESS] = (False, _access(issuer_url, ocsp_url))
+    for oid, critical, value in extensions:
+        expected[oid] = (critical, value)
     return expected
 
 
@@ -181,7 +226,6 @@ def _key_octets(key: CertificatePublicKeyTypes) -> bytes:
     return key.public_bytes(Encoding.Raw, PublicFormat.Raw)
 
 
-@lru_cache(maxsize=256)
 def _key_usage(usage: tuple[str, ...]) -> x509.KeyUsage:
     return x509.KeyUsage(
         digital_signature="digitalSignature" in usage,
@@ -196,18 +240,15 @@ def _key_usage(usage: tuple[str, ...]) -> x509.KeyUsage:
     )
 
 
-@lru_cache(maxsize=256)
 def _extended_key_usage(oids: tuple[str, ...]) -> x509.ExtendedKeyUsage:
     return x509.ExtendedKeyUsage(map(x509.ObjectIdentifier, oids))
 
 
-@lru_cache(maxsize=1024)
 def _crl_points(url: str) -> x509.CRLDistributionPoints:
     point = x509.DistributionPoint([x509.UniformResourceIdentifier(url)], None, None, None)
     return x509.CRLDistributionPoints([point])
 
 
-@lru_cache(maxsize=256)
 def _access(issuer_url: str | None, ocsp_url: str | None) -> x509.AuthorityInformationAccess:
     places = []
     if ocsp_url is not None:

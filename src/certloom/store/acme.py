@@ -80,6 +80,9 @@ _ORDER = (
     "id, account_id, channel, profile, identifiers, authorization_ids, not_before, not_after, replaces,"
     " replaces_certificate, request_id, error, created, expires"
 )
+ACCOUNTS = "acme-accounts"
+"""What a unit signals when it has changed an account that was there before."""
+
 _INSERT_AUTHORIZATION = f"INSERT INTO acme_authorizations ({_AUTHORIZATION}) VALUES ({', '.join('?' * 11)})"
 _INSERT_ORDER = f"INSERT INTO acme_orders ({_ORDER}) VALUES ({', '.join('?' * 14)})"
 _SELECT_ACCOUNT = f"SELECT {_ACCOUNT} FROM acme_accounts WHERE id = ?"
@@ -130,6 +133,7 @@ def insert_account(tx: Tx, a: StoredAccount) -> None:
 
 
 def update_account(tx: Tx, id: str, contact: tuple[str, ...], terms: str | None) -> None:
+    tx.signal(ACCOUNTS)
     tx.run(
         "UPDATE acme_accounts SET contact = ?, terms = ? WHERE id = ?",
         (msgspec.json.encode(contact).decode(), terms, id),
@@ -137,11 +141,13 @@ def update_account(tx: Tx, id: str, contact: tuple[str, ...], terms: str | None)
 
 
 def set_account_status(tx: Tx, id: str, was: str, status: str) -> bool:
+    tx.signal(ACCOUNTS)
     return tx.run("UPDATE acme_accounts SET status = ? WHERE id = ? AND status = ?", (status, id, was)) == 1
 
 
 def set_account_key(tx: Tx, id: str, was: bytes, thumbprint: bytes, jwk: str, past_thumbprints: str) -> bool:
     """Replace the key if it still is ``was``. Raises ``Conflict`` when another account has the new one."""
+    tx.signal(ACCOUNTS)
     return (
         tx.run(
             "UPDATE acme_accounts SET thumbprint = ?, jwk = ?, past_thumbprints = ?"

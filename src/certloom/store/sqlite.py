@@ -5,8 +5,10 @@ transaction with a savepoint each, commits once (one sync of the write-ahead log
 then resolves their futures, all in one call into the event loop. A unit that fails is rolled back to its
 savepoint and the others stay.
 
-Point reads run in the event loop on a connection of their own: a thread would cost ten times the read. Long
-reads (``scan``) run on reader threads.
+Point reads run in the event loop on a connection of their own: a thread would cost ten times the read. They
+share a snapshot until the next commit, because to begin one takes several system calls and empties the
+connection's page cache. An open snapshot keeps the log from being started again, so for that moment the
+writer asks for snapshots to be short. Long reads (``scan``) run on reader threads.
 """
 
 from __future__ import annotations
@@ -35,6 +37,8 @@ _Item = tuple[_Unit, "asyncio.Future[Any]"]
 _BATCH = 256
 """Units per commit at most, so that the first does not wait for ever on the last."""
 _FOLD = "fold"
+_PATIENCE = 0.25
+"""Seconds that the writer waits for a busy event loop before it folds what it can."""
 _READERS = 2
 _LOG_LIMIT = 64 << 20
 """Bytes to which the write-ahead log file is cut back once its contents are in the database."""
@@ -67,6 +71,11 @@ class SQLiteStore:
         # Units, None to stop, or a word from the checkpointer that it is the writer's turn.
         self._queue: queue.SimpleQueue[_Item | str | None] = queue.SimpleQueue()
         self._listeners = Listeners()
+        self._commits = 0
+        """Counted by the writer when a commit is done, before anybody is told of it."""
+        self._snapshot = -1
+        """The count at which the reader's open snapshot was begun; -1 while none is open."""
+        self._short_snapshots = False
         self._local = threading.local()
         self._scanners: list[sqlite3.Connection] = []
         self._executor = ThreadPoolExecutor(_READERS, thread_name_prefix="certloom-scan")
@@ -107,7 +116,25 @@ class SQLiteStore:
         """Run a unit of point reads, here and now, on one snapshot."""
         if self._closed:
             raise StoreError("the store is closed")
-        return _on_snapshot(self._reader, unit)
+        if self._short_snapshots:
+            self._end_snapshot()
+            return _on_snapshot(self._reader, unit)
+        commits = self._commits
+        if self._snapshot != commits:
+            self._end_snapshot()
+            self._reader.execute("BEGIN")
+            self._snapshot = commits
+        tx = SQLiteTx(self._reader)
+        try:
+            return unit(tx)
+        finally:
+            tx.end()
+
+    def _end_snapshot(self) -> None:
+        if self._snapshot >= 0:
+            self._snapshot = -1
+            if self._reader.in_transaction:  # an I/O error ends a transaction by itself
+                self._reader.execute("ROLLBACK")
 
     async def scan(self, unit: Callable[[Tx], T]) -> T:
         """Run a long read on a reader thread, on one snapshot."""
@@ -189,6 +216,7 @@ class SQLiteStore:
 
     def _write_batches(self) -> None:
         take, take_now = self._queue.get, self._queue.get_nowait
+        loop: asyncio.AbstractEventLoop | None = None
         while True:
             item = take()
             batch: list[_Item] = []
@@ -201,12 +229,28 @@ class SQLiteStore:
                 except queue.Empty:
                     break
             if batch:
+                loop = batch[0][1].get_loop()
                 self._commit(batch)
                 self._checkpointer.committed(self._writer.total_changes)
             if item is None:
                 return
             if item is _FOLD:
+                self._short_snapshots = True
+                self._await_end_of_snapshot(loop)
                 fold(self._writer)
+
+    def _await_end_of_snapshot(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        """Have the event loop end the snapshot that it keeps; until then the log cannot be folded wholly."""
+        ended = threading.Event()
+
+        def end() -> None:
+            self._end_snapshot()
+            ended.set()
+
+        if loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed; then nobody reads either
+                loop.call_soon_threadsafe(end)
+                ended.wait(_PATIENCE)
 
     def _commit(self, batch: list[_Item]) -> None:
         """Run a batch in one transaction and tell every future how it went."""
@@ -239,6 +283,8 @@ class SQLiteStore:
                     execute("RELEASE unit")
             if self._writer.in_transaction:
                 execute("COMMIT")
+            self._commits += 1
+            self._short_snapshots = False
         except BaseException as error:
             with contextlib.suppress(sqlite3.Error):
                 if self._writer.in_transaction:
@@ -254,6 +300,7 @@ class SQLiteStore:
     def _resolve(
         self, outcomes: list[tuple[asyncio.Future[Any], Any, BaseException | None]], signals: set[str]
     ) -> None:
+        self._end_snapshot()
         self._listeners.call(signals)
         for outcome in outcomes:
             settle(*outcome)

@@ -132,7 +132,7 @@ async def _validate(service: ACMEService, job: Job) -> Callable[[Tx], None] | No
         authorization = statements.authorization(tx, id)
         if authorization is None:
             return None, None
-        return authorization, statements.account(tx, authorization.account_id)
+        return authorization, service.account(tx, authorization.account_id)
 
     authorization, account = await service.store.read(load)
     if authorization is None or account is None or account.status != AccountStatus.VALID:

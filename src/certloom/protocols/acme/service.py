@@ -27,6 +27,9 @@ from certloom.validation import CAAChecker, Validator
 
 T = TypeVar("T")
 
+_REMEMBERED = 4096
+"""Accounts kept in memory, at about half a kilobyte each."""
+
 
 class ACMEService:
     """Every channel of this process. Handlers take it as their first argument."""
@@ -55,7 +58,23 @@ class ACMEService:
         self.runner = runner
         self.books = books
         self.settings = settings
+        self._accounts: dict[str, StoredAccount] = {}
+        # Where no other process can write, an account that has been read stays as it is until this one says
+        # otherwise. It is forgotten before whoever changed it is told that the change is done.
+        self._may_remember = store.dialect == "sqlite"
+        store.listen(statements.ACCOUNTS, self._accounts.clear)
         self.nonces = Nonces(clock, settings.acme.nonce_seconds, settings.acme.refuse_good_nonces)
+
+    def account(self, tx: Tx, id: str) -> StoredAccount | None:
+        """The account as it is now, in a reading unit only: a writer that relies on it must read it itself."""
+        account = self._accounts.get(id)
+        if account is None:
+            account = statements.account(tx, id)
+            if account is not None and self._may_remember:
+                if len(self._accounts) >= _REMEMBERED:
+                    self._accounts.clear()
+                self._accounts[id] = account
+        return account
 
 
 class Signed(msgspec.Struct, Generic[T], frozen=True, gc=False):
@@ -102,7 +121,7 @@ async def by_account(service: ACMEService, x: Exchange, load: Callable[[Tx, Stor
     id, channel = request.kid[len(prefix) :], x.channel.name
 
     def unit(tx: Tx) -> tuple[StoredAccount, T] | None:
-        account = statements.account(tx, id)
+        account = service.account(tx, id)
         if account is None or account.channel != channel:
             return None
         return account, load(tx, account)
