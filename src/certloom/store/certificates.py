@@ -174,7 +174,8 @@ def revoked_in_shard(
         (r[0], r[1], r[2], r[3])
         for r in tx.all(
             "SELECT id, serial, revoked, revocation_reason FROM certificates"
-            " WHERE authority = ? AND crl_shard = ? AND revoked IS NOT NULL AND not_after >= ? AND id > ? ORDER BY id LIMIT ?",
+            " WHERE authority = ? AND crl_shard = ? AND revoked IS NOT NULL AND not_after >= ? AND id > ?"
+            " ORDER BY id LIMIT ?",
             (authority, shard, not_after_from, after_id, limit),
         )
     ]
