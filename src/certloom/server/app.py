@@ -96,6 +96,7 @@ class Application:
             connections=self.connections,
             require_host=require_host,
             refusal=refusal,
+            limited=name != "admin",
         )
 
     def _schedule(self) -> None:

@@ -67,6 +67,8 @@ class Listener(msgspec.Struct, frozen=True, kw_only=True):
     require_host: bool = True
     """Refuse HTTP/1.1 without Host (RFC 9112 section 3.2). Off where old SCEP clients come without one."""
     refusal: Refusal = plain_refusal
+    limited: bool = True
+    """Whether connections over the limit are refused here. The operator's own are not."""
 
 
 class Connections:

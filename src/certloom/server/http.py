@@ -145,7 +145,7 @@ class HTTPProtocol(asyncio.BufferedProtocol):
             credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
             self._about_connection["certloom.peer_uid"] = struct.unpack("3i", credentials)[1]
         self.deadline = self.loop.time() + listener.limits.header_seconds
-        if connections.stopping or len(connections.open) > connections.limit:
+        if connections.stopping or (listener.limited and len(connections.open) > connections.limit):
             self._refuse(_Refused(503, "too many connections"))
 
     def connection_lost(self, exc: Exception | None) -> None:
