@@ -66,7 +66,7 @@ class ACMEService:
         self.nonces = Nonces(clock, settings.acme.nonce_seconds, settings.acme.refuse_good_nonces)
 
     def account(self, tx: Tx, id: str) -> StoredAccount | None:
-        """The account as it is now, in a reading unit only: a writer that relies on it must read it itself."""
+        """The account as it is now. For reading units: a writer that relies on it must read it itself."""
         account = self._accounts.get(id)
         if account is None:
             account = statements.account(tx, id)
