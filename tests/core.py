@@ -23,6 +23,7 @@ from certloom.enrollment.revoke import CRL_JOB, Revoker
 from certloom.identity.credentials import Credentials
 from certloom.jobs import Runner
 from certloom.pki.certificates import issuer_facts
+from certloom.pki.names import parse_name
 from certloom.policy.channels import ACMEChannel
 from certloom.policy.profiles import Profile, default_profiles, encode_profile
 from certloom.secrets import DataKey
@@ -52,9 +53,7 @@ class Core:
     crls: CRLPublisher
 
     def local(self, name: str = "issuing") -> LocalAuthority:
-        authority = self.books.authority(name)
-        assert isinstance(authority, LocalAuthority)
-        return authority
+        return local(self.books, name)
 
     async def put_profile(self, profile: Profile, version: int) -> None:
         """Add a version of a profile, as ``apply`` would."""
@@ -84,12 +83,24 @@ async def prepare(store: Store, clock: Clock) -> None:
         return
     urls = URLs(BASE)
     now = clock.now()
-    root = creation.create_root(DATA_KEY, "root", "Test Root", now)
-    issuing = creation.create_issuing(DATA_KEY, "issuing", "Test Issuing", root, urls, now)
+    root = creation.make_local_ca(
+        DATA_KEY, clock, urls, name="root", subject=parse_name("CN=Test Root"), days=7300
+    )
+    issuing = creation.make_local_ca(
+        DATA_KEY,
+        clock,
+        urls,
+        name="issuing",
+        subject=parse_name("CN=Test Issuing"),
+        days=3650,
+        crl_shards=16,
+        issuer=(root.authority, root.private_key),
+    )
 
     def unit(tx: Tx) -> None:
-        creation.store(tx, root)
-        creation.store(tx, issuing)
+        for made in (root, issuing):
+            authority_statements.insert_key(tx, made.key)
+            authority_statements.insert(tx, made.authority)
         for profile in default_profiles("issuing"):
             body = msgspec.json.decode(encode_profile(profile))
             body["lint"] = {"mode": "off"}
@@ -118,7 +129,7 @@ async def core(store: Store, clock: Clock, node: str = "node") -> AsyncIterator[
         signer = LocalSigner(
             row.name,
             issuer_facts(row.certificate),
-            creation.open_private_key(DATA_KEY, key),
+            creation.open_key(DATA_KEY, key),
             URLs(BASE),
         )
         return LocalAuthority(
@@ -132,7 +143,7 @@ async def core(store: Store, clock: Clock, node: str = "node") -> AsyncIterator[
         store,
         clock,
         runner,
-        lambda: {row.name: made(books, row.name) for row in books.authority_rows()},
+        lambda: {row.name: local(books, row.name) for row in books.authority_rows()},
         CRL_JOB,
     )
     yield Core(
@@ -151,7 +162,7 @@ async def core(store: Store, clock: Clock, node: str = "node") -> AsyncIterator[
     await linter.close()
 
 
-def made(books: Books, name: str) -> LocalAuthority:
+def local(books: Books, name: str) -> LocalAuthority:
     authority = books.authority(name)
     assert isinstance(authority, LocalAuthority)
     return authority

@@ -1,4 +1,4 @@
-"""Making a root and an issuing CA of our own: rows for the store, and keys sealed under the data key."""
+"""Making local CAs: a key, its certificate, and the two rows that hold them."""
 
 from __future__ import annotations
 
@@ -6,118 +6,95 @@ import msgspec
 
 from certloom.authorities.local import KIND, LocalBody, URLs
 from certloom.authorities.serials import new_serial
+from certloom.clock import Clock
+from certloom.pki import keys
 from certloom.pki.ca import make_ca, make_root
-from certloom.pki.certificates import issuer_facts, key_identifier
-from certloom.pki.keys import PrivateKey, generate, private_from_der, private_to_der, spki_of
+from certloom.pki.certificates import issuer_facts
+from certloom.pki.keys import PrivateKey
 from certloom.pki.names import Name
 from certloom.secrets import DataKey
-from certloom.store import authorities as statements
 from certloom.store.authorities import StoredAuthority, StoredKey
-from certloom.store.base import Tx
 from certloom.store.ids import new_id
 
-_COMMON_NAME = "2.5.4.3"
 _BACKDATE = 3600
-"""Seconds, so that a client whose clock is a little behind trusts a CA made just now."""
-_YEAR = 365 * 86_400
+DAY = 86_400
 
 
-class NewAuthority(msgspec.Struct, frozen=True):
-    """A CA made here, not yet stored."""
+class NewCA(msgspec.Struct, frozen=True):
+    """A CA that is made but not stored yet."""
 
-    row: StoredAuthority
+    authority: StoredAuthority
     key: StoredKey
     private_key: PrivateKey
 
     def __repr__(self) -> str:
-        return f"NewAuthority({self.row.name})"
+        return f"NewCA({self.authority.name})"
 
 
-def key_purpose(key_id: str) -> str:
-    """What an authority's private key is sealed for."""
-    return f"authority-key:{key_id}"
-
-
-def open_private_key(data_key: DataKey, stored: StoredKey) -> PrivateKey:
-    """The private key of a stored, sealed key. Raises ``SealError``."""
-    return private_from_der(data_key.open(key_purpose(stored.id), stored.sealed))
-
-
-def create_root(
-    data_key: DataKey, name: str, subject: str, now: int, *, key_type: str = "P-256", years: int = 20
-) -> NewAuthority:
-    """A self-signed CA; ``subject`` is its common name."""
-    private_key = generate(key_type)
-    certificate = make_root(
-        private_key,
-        subject=Name(((_COMMON_NAME, subject),)),
-        serial=new_serial(),
-        not_before=now - _BACKDATE,
-        not_after=now + years * _YEAR,
+def seal_key(data_key: DataKey, id: str, private_key: PrivateKey, purpose: str, now: int) -> StoredKey:
+    """A private key as it is stored."""
+    return StoredKey(
+        id=id,
+        purpose=purpose,
+        spki=keys.spki_of(private_key),
+        sealed=data_key.seal(f"key:{id}", keys.private_to_der(private_key)),
+        created=now,
     )
-    return _sealed(data_key, name, None, certificate, private_key, key_type, 1, now)
 
 
-def create_issuing(
+def open_key(data_key: DataKey, stored: StoredKey) -> PrivateKey:
+    """The private key of a stored one. Raises the data key's error when it was sealed under another."""
+    return keys.private_from_der(data_key.open(f"key:{stored.id}", stored.sealed))
+
+
+def make_local_ca(
     data_key: DataKey,
-    name: str,
-    subject: str,
-    root: NewAuthority,
+    clock: Clock,
     urls: URLs,
-    now: int,
     *,
-    key_type: str = "P-256",
-    years: int = 10,
-    crl_shards: int = 16,
-) -> NewAuthority:
-    """A CA below ``root`` that issues end-entity certificates only (path length 0)."""
-    private_key = generate(key_type)
-    certificate = make_ca(
-        private_key.public_key(),
-        issuer_facts(root.row.certificate),
-        root.private_key,
-        subject=Name(((_COMMON_NAME, subject),)),
-        serial=new_serial(),
-        not_before=now - _BACKDATE,
-        not_after=now + years * _YEAR,
-        crl_url=urls.crl(root.row.name, 0),
-        issuer_url=urls.issuer(root.row.name),
-    )
-    return _sealed(data_key, name, root.row.name, certificate, private_key, key_type, crl_shards, now)
-
-
-def _sealed(
-    data_key: DataKey,
     name: str,
-    issuer: str | None,
-    certificate: bytes,
-    private_key: PrivateKey,
-    key_type: str,
-    crl_shards: int,
-    now: int,
-) -> NewAuthority:
-    spki = spki_of(private_key)
-    key_id = new_id(now * 1000)
-    sealed = data_key.seal(key_purpose(key_id), private_to_der(private_key))
-    return NewAuthority(
-        StoredAuthority(
-            name=name,
-            kind=KIND,
-            issuer=issuer,
-            certificate=certificate,
-            key_identifier=key_identifier(spki),
-            key_id=key_id,
-            crl_shards=crl_shards,
-            state="active",
-            body=msgspec.json.encode(LocalBody(generate_as=key_type)).decode(),
-            created=now,
-        ),
-        StoredKey(key_id, "authority", spki, sealed, now),
-        private_key,
+    subject: Name,
+    days: int,
+    algorithm: str = "P-256",
+    crl_shards: int = 1,
+    issuer: tuple[StoredAuthority, PrivateKey] | None = None,
+) -> NewCA:
+    """A root, or with ``issuer`` a CA below that one (which then may only issue end entities).
+
+    It never outlives its issuer. Raises ``pki.template.TemplateError`` for what no CA certificate can say.
+    """
+    now = clock.now()
+    private_key = keys.generate(algorithm)
+    not_before, not_after = now - _BACKDATE, now + days * DAY
+    if issuer is None:
+        der = make_root(
+            private_key, subject=subject, serial=new_serial(), not_before=not_before, not_after=not_after
+        )
+    else:
+        row, issuer_key = issuer
+        above = issuer_facts(row.certificate)
+        der = make_ca(
+            private_key.public_key(),
+            above,
+            issuer_key,
+            subject=subject,
+            serial=new_serial(),
+            not_before=not_before,
+            not_after=min(not_after, above.not_after),
+            crl_url=urls.crl(row.name, 0),
+            issuer_url=urls.issuer(row.name),
+        )
+    id = new_id(clock.now_ms())
+    authority = StoredAuthority(
+        name=name,
+        kind=KIND,
+        issuer=issuer[0].name if issuer else None,
+        certificate=der,
+        key_identifier=issuer_facts(der).key_identifier,
+        key_id=id,
+        crl_shards=crl_shards,
+        state="active",
+        body=msgspec.json.encode(LocalBody(generate_as=algorithm)).decode(),
+        created=now,
     )
-
-
-def store(tx: Tx, authority: NewAuthority) -> None:
-    """Store a CA made here, with its key. Raises ``Conflict`` when the name is taken."""
-    statements.insert_key(tx, authority.key)
-    statements.insert(tx, authority.row)
+    return NewCA(authority, seal_key(data_key, id, private_key, f"authority:{name}", now), private_key)

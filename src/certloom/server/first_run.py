@@ -15,6 +15,7 @@ import socket
 import msgspec
 
 from certloom.audit import SYSTEM, record
+from certloom.authorities.creation import NewCA, make_local_ca
 from certloom.authorities.local import URLs
 from certloom.clock import Clock
 from certloom.identity.credentials import Credentials, EABCredential
@@ -23,7 +24,6 @@ from certloom.pki.names import Name
 from certloom.policy.channels import ACMEChannel
 from certloom.policy.profiles import default_profiles, encode_profile
 from certloom.secrets import DataKey, SecretError
-from certloom.server.local_cas import NewCA, make_local_ca
 from certloom.store import authorities as authority_statements
 from certloom.store import configuration
 from certloom.store.base import Conflict, Store, Tx

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import structlog
 
 from certloom.authorities.base import Authority
+from certloom.authorities.creation import open_key
 from certloom.authorities.lint import Linter
 from certloom.authorities.local import KIND, LocalAuthority, LocalSigner, URLs
 from certloom.authorities.serials import SerialPool
@@ -28,7 +29,6 @@ from certloom.pki.certificates import issuer_facts
 from certloom.secrets import DataKey
 from certloom.server.data_dir import DataDir
 from certloom.server.first_run import complete_first_run
-from certloom.server.local_cas import open_key
 from certloom.settings import Origins, Settings, origins
 from certloom.status.crl import CRLPublisher
 from certloom.store import authorities as authority_statements

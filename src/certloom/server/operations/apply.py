@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import msgspec
 
 from certloom.audit import Origin, record
+from certloom.authorities.creation import NewCA, make_local_ca, open_key
 from certloom.authorities.local import KIND, LocalBody, URLs
 from certloom.identity.credentials import EABCredential
 from certloom.pki.certificates import parse_certificate
@@ -19,7 +20,6 @@ from certloom.pki.keys import PrivateKey
 from certloom.pki.names import BadName, Name, format_name, parse_name
 from certloom.policy.channels import ACMEChannel
 from certloom.policy.profiles import Profile, ProfileError, encode_profile, parse_profile
-from certloom.server.local_cas import NewCA, make_local_ca, open_key
 from certloom.server.operations.credentials import check_names, shown_once
 from certloom.server.operations.registry import Arguments, OperationError, operation
 from certloom.server.rooms import Rooms
