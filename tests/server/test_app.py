@@ -133,6 +133,7 @@ def test_https_serves_acme_under_a_certificate_of_its_own_ca(settings: Settings)
     run(main())
 
 
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion")
 def test_old_tls_is_refused_and_tls_12_is_not(settings: Settings) -> None:
     async def main() -> None:
         async with running(settings) as application:

@@ -31,10 +31,10 @@ import structlog
 
 from certloom.server.connections import LINGER_SECONDS, Listener
 from certloom.server.exchange import Exchange
+from certloom.server.framing import Refused, read_framing, split_target
 
 _MOST_PIPELINED = 16
 _LINGER_BYTES = 4 * 1024 * 1024
-_FRAMING = frozenset({b"host", b"content-length", b"transfer-encoding", b"expect"})
 _ASGI = {"version": "3.0", "spec_version": "2.3"}
 
 _log = structlog.get_logger("certloom.server")
@@ -48,15 +48,6 @@ class _State(Enum):
     HEAD = auto()
     BODY = auto()
     LINGER = auto()
-
-
-class _Refused(Exception):
-    """Raised out of a parser callback: the request is refused with this status, nothing more is parsed."""
-
-    def __init__(self, status: int, detail: str) -> None:
-        super().__init__(detail)
-        self.status = status
-        self.detail = detail
 
 
 class _Traces:
@@ -104,7 +95,7 @@ class HTTPProtocol(asyncio.BufferedProtocol):
         self._exchange: Exchange | None = None
         self._waiting: deque[Exchange] = deque()
         self._task: asyncio.Task[None] | None = None
-        self._refusal: _Refused | None = None
+        self._refusal: Refused | None = None
         self._last = False
         """No further request is read from this connection."""
         self._raw = 0
@@ -146,7 +137,7 @@ class HTTPProtocol(asyncio.BufferedProtocol):
             self._about_connection["certloom.peer_uid"] = struct.unpack("3i", credentials)[1]
         self.deadline = self.loop.time() + listener.limits.header_seconds
         if connections.stopping or (listener.limited and len(connections.open) > connections.limit):
-            self._refuse(_Refused(503, "too many connections"))
+            self._refuse(Refused(503, "too many connections"))
 
     def connection_lost(self, exc: Exception | None) -> None:
         connections = self.listener.connections
@@ -188,7 +179,7 @@ class HTTPProtocol(asyncio.BufferedProtocol):
             self.deadline = self.loop.time() + LINGER_SECONDS
         else:
             what = "headers" if self._state is _State.HEAD else "body"
-            self._refuse(_Refused(408, f"the request's {what} took too long"))
+            self._refuse(Refused(408, f"the request's {what} took too long"))
 
     # -- bytes in ----------------------------------------------------------------------------------------
 
@@ -210,10 +201,10 @@ class HTTPProtocol(asyncio.BufferedProtocol):
             # Answered in HTTP/1.1, as RFC 9110 section 7.8 allows; what follows is not read.
             self._last = True
         except httptools.HttpParserError as error:
-            if isinstance(error.__context__, _Refused):
+            if isinstance(error.__context__, Refused):
                 self._refuse(error.__context__)
             elif not self._last:
-                self._refuse(_Refused(400, "this is not an HTTP request"))
+                self._refuse(Refused(400, "this is not an HTTP request"))
             return
         if self._state is not _State.IDLE:
             self._bound_unfinished(nbytes)
@@ -227,13 +218,13 @@ class HTTPProtocol(asyncio.BufferedProtocol):
         limits = self.listener.limits
         if self._state is _State.HEAD:
             if self._raw > limits.header_bytes:
-                self._refuse(_Refused(431, "the request's headers are too large"))
+                self._refuse(Refused(431, "the request's headers are too large"))
         elif self._raw > limits.header_bytes + 2 * limits.body_bytes + 65536:
-            self._refuse(_Refused(413, "the request's body is too large"))
+            self._refuse(Refused(413, "the request's body is too large"))
 
     def on_message_begin(self) -> None:
         if self._last:
-            raise _Refused(400, "data after the last request")
+            raise Refused(400, "data after the last request")
         self._url = b""
         self._headers = []
         self._state = _State.HEAD
@@ -247,76 +238,49 @@ class HTTPProtocol(asyncio.BufferedProtocol):
             headers = self._headers
             headers.append((name.lower(), value))
             if len(headers) > self.listener.limits.header_count:
-                raise _Refused(431, "the request has too many headers")
+                raise Refused(431, "the request has too many headers")
         else:
             # Trailers (RFC 9110 section 6.5.1) are dropped, which is always allowed.
             self._trailers += 1
             if self._trailers > self.listener.limits.header_count:
-                raise _Refused(431, "the request has too many trailers")
+                raise Refused(431, "the request has too many trailers")
 
     def on_headers_complete(self) -> None:
         limits = self.listener.limits
         parser = self._parser
-        version = parser.get_http_version()
-        http11 = version == "1.1"
-        if not http11 and version != "1.0":
-            raise _Refused(400, "this is not HTTP/1.1 or HTTP/1.0")
-        size = len(self._url)
-        hosts = 0
-        length: int | None = None
-        coded = expects = False
-        for name, value in self._headers:
-            size += len(name) + len(value) + 4
-            if name in _FRAMING:
-                if name == b"host":
-                    hosts += 1
-                elif name == b"content-length":
-                    if length is not None:
-                        raise _Refused(400, "two Content-Length headers")
-                    length = int(value)
-                elif name == b"transfer-encoding":
-                    coded = True
-                    if value.strip().lower() != b"chunked":
-                        raise _Refused(501, "the only transfer coding understood is chunked")
-                elif http11 and value.lower() != b"100-continue":
-                    raise _Refused(417, "the only expectation understood is 100-continue")
-                else:
-                    expects = http11
-        if size > limits.header_bytes:
-            raise _Refused(431, "the request's headers are too large")
-        if coded and (length is not None or not http11):
-            raise _Refused(400, "a message whose length can be read in two ways")
-        if hosts != 1 and (hosts or (http11 and self.listener.require_host)):
-            raise _Refused(400, "the Host header must stand exactly once")
-        if length is not None and length > limits.body_bytes:
-            raise _Refused(413, "the request's body is too large")
+        framing = read_framing(
+            self._headers,
+            parser.get_http_version(),
+            most_bytes=limits.header_bytes - len(self._url),
+            require_host=self.listener.require_host,
+        )
+        if framing.length > limits.body_bytes:
+            raise Refused(413, "the request's body is too large")
         self._keep_alive = parser.should_keep_alive() and not parser.should_upgrade()
         self._state = _State.BODY
         self._body = []
         self._body_length = 0
         self._trailers = 0
-        if length or coded:
+        if framing.length or framing.is_chunked:
             self.deadline = self.loop.time() + limits.body_seconds
-            if expects and self._exchange is None and not self._waiting:
+            if framing.expects_continue and self._exchange is None and not self._waiting:
                 self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, body: bytes) -> None:
         self._body.append(body)
         self._body_length += len(body)
         if self._body_length > self.listener.limits.body_bytes:
-            raise _Refused(413, "the request's body is too large")
+            raise Refused(413, "the request's body is too large")
 
     def on_message_complete(self) -> None:
-        raw_path, query = self._split_target()
-        try:
-            path = raw_path.decode("ascii")
-        except UnicodeDecodeError:
-            raise _Refused(400, "the request target is not ASCII") from None
+        method = self._parser.get_method()
+        raw_path, query = split_target(method, self._url)
+        path = raw_path.decode("ascii")
         if "%" in path:
             path = unquote(path)
         scope = self._about_connection.copy()
         scope["http_version"] = self._parser.get_http_version()
-        scope["method"] = self._parser.get_method().decode()
+        scope["method"] = method.decode()
         scope["path"] = path
         scope["raw_path"] = raw_path
         scope["query_string"] = query
@@ -337,24 +301,6 @@ class HTTPProtocol(asyncio.BufferedProtocol):
         self._pause_reading()
         if len(self._waiting) >= _MOST_PIPELINED:
             self._last = True
-
-    def _split_target(self) -> tuple[bytes, bytes]:
-        """Path and query of the request target (RFC 9112 section 3.2)."""
-        target = self._url
-        if not target.startswith(b"/"):
-            if target == b"*" and self._parser.get_method() == b"OPTIONS":
-                return target, b""
-            try:
-                parsed = httptools.parse_url(target)
-            except httptools.HttpParserInvalidURLError:
-                raise _Refused(400, "the request target is malformed") from None
-            if parsed.schema not in (b"http", b"https") or not parsed.host:
-                raise _Refused(400, "the request target is malformed")
-            return parsed.path or b"/", parsed.query or b""
-        if b"#" in target:
-            raise _Refused(400, "the request target holds a fragment")
-        path, _, query = target.partition(b"?")
-        return path, query
 
     # -- answers -----------------------------------------------------------------------------------------
 
@@ -421,7 +367,7 @@ class HTTPProtocol(asyncio.BufferedProtocol):
         self.transport.close()
         self.deadline = self.loop.time() + self.listener.limits.idle_seconds
 
-    def _refuse(self, refused: _Refused) -> None:
+    def _refuse(self, refused: Refused) -> None:
         """Answer in the application's place and end the connection, once all earlier answers are given."""
         self._last = True
         if self._exchange is not None or self._waiting:
