@@ -1,8 +1,7 @@
 """Fills a stopped server's SQLite store with certificates, by copying what real issuances left behind.
 
 Each copy is a whole issuance: certificate, names, enrolment request, serial, order, authorization, events,
-with ids, names, serials and tokens of its own. The copied events carry made-up hashes: the audit chain of a
-filled store does not verify, and nothing else looks at it.
+with ids, names, serials and tokens of its own, and the events linked into the audit chain.
 """
 
 from __future__ import annotations
@@ -16,10 +15,38 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from certloom.audit.chain import digest
+from certloom.store import events
+
 _BATCH = 5_000
 
 Row = dict[str, Any]
 Maker = Callable[[dict[str, Any]], Any]
+
+
+class _Chain:
+    """The audit chain, continued."""
+
+    def __init__(self, database: sqlite3.Connection) -> None:
+        self._database = database
+        (head,) = database.execute("SELECT value FROM facts WHERE key = ?", (events.HEAD,)).fetchone()
+        mark = msgspec.json.decode(head, type=events.Mark)
+        self._sequence, self._hash = mark.sequence, bytes.fromhex(mark.hash)
+        (self._id,) = database.execute("SELECT max(id) FROM events").fetchone()
+
+    def link(self, values: list[Any]) -> list[Any]:
+        """An event's columns (id first, sequence and hash last) with its place in the chain."""
+        self._sequence += 1
+        self._id += 1
+        columns = (self._id, *values[1:-2])
+        self._hash = digest(self._hash, self._sequence, columns)
+        return [*columns, self._sequence, self._hash]
+
+    def store_head(self) -> None:
+        head = msgspec.json.encode(events.Mark(self._sequence, self._hash.hex())).decode()
+        self._database.execute("UPDATE facts SET value = ? WHERE key = ?", (head, events.HEAD))
 
 
 class _Source:
@@ -56,10 +83,10 @@ class _Source:
             self._texts[row["token"]] = f"token{number}"
         for number, row in enumerate(names):
             self._texts[row["name"]] = f"name{number}"
-        subjects = [f"{kind}:{id_}" for id_ in self._texts for kind in ("request", "order", "authorization")]
+        subjects = [f"{kind}:{id_}" for id_ in self._texts for kind in ("acme-order", "acme-authorization")]
         subjects.append(f"certificate:{certificate['id']}")
         marks = ", ".join("?" * len(subjects))
-        rows["events"] = self._all("events", f"subject IN ({marks})", *subjects)
+        rows["events"] = self._all("events", f"sequence IS NOT NULL AND subject IN ({marks})", *subjects)
         self._statements: list[tuple[str, list[list[Maker]]]] = []
         for table, found in rows.items():
             if found:
@@ -79,11 +106,7 @@ class _Source:
         certificate = self._certificate
         if (table == "certificates" and column == "id") or column == "certificate_id":
             return lambda new: new["certificate"]
-        if table == "events" and column == "id":
-            return lambda new: None
-        if column == "sequence":
-            return lambda new: next(new["sequence"])
-        if column == "hash" or column in ("spki_sha256", "names_hash"):
+        if column in ("spki_sha256", "names_hash"):
             return lambda new: os.urandom(32)
         if column == "idempotency_key" and value is not None:
             return lambda new: new["id0"] + new["id1"]
@@ -102,7 +125,7 @@ class _Source:
                 return lambda new: text % new
         return lambda new: value
 
-    def statements(self, new: dict[str, Any]) -> Iterator[tuple[str, list[Any]]]:
+    def statements(self, new: dict[str, Any], chain: _Chain) -> Iterator[tuple[str, list[Any]]]:
         """The inserts of one copy."""
         for old, key in self._texts.items():
             if key.startswith("name"):
@@ -118,7 +141,8 @@ class _Source:
         new["hex"] = serial.hex()
         for sql, rows in self._statements:
             for row in rows:
-                yield sql, [maker(new) for maker in row]
+                values = [maker(new) for maker in row]
+                yield sql, chain.link(values) if sql.startswith("INSERT INTO events") else values
 
 
 def fill(path: Path, count: int) -> float:
@@ -137,17 +161,17 @@ def fill(path: Path, count: int) -> float:
     if not sources:
         raise ValueError("the store holds no certificate to copy")
     (last,) = database.execute("SELECT max(id) FROM certificates").fetchone()
-    (sequence,) = database.execute("SELECT coalesce(max(sequence), 0) FROM events").fetchone()
-    sequences = iter(range(sequence + 1, 1 << 62))
+    chain = _Chain(database)
     for first in range(0, count, _BATCH):
         waiting: dict[str, list[list[Any]]] = {}
         for number in range(first, min(first + _BATCH, count)):
-            new = {"certificate": last + 1 + number, "sequence": sequences}
-            for sql, values in sources[number % len(sources)].statements(new):
+            new = {"certificate": last + 1 + number}
+            for sql, values in sources[number % len(sources)].statements(new, chain):
                 waiting.setdefault(sql, []).append(values)
         database.execute("BEGIN")
         for sql, rows in waiting.items():
             database.executemany(sql, rows)
+        chain.store_head()
         database.execute("COMMIT")
     database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     database.execute("PRAGMA optimize")
