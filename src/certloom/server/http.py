@@ -201,10 +201,12 @@ class HTTPProtocol(asyncio.BufferedProtocol):
             # Answered in HTTP/1.1, as RFC 9110 section 7.8 allows; what follows is not read.
             self._last = True
         except httptools.HttpParserError as error:
-            if isinstance(error.__context__, Refused):
-                self._refuse(error.__context__)
-            elif not self._last:
-                self._refuse(Refused(400, "this is not an HTTP request"))
+            if self._last:
+                return  # what follows the last request is not read
+            refused = error.__context__
+            if not isinstance(refused, Refused):
+                refused = Refused(400, "this is not an HTTP request")
+            self._refuse(refused)
             return
         if self._state is not _State.IDLE:
             self._bound_unfinished(nbytes)
@@ -224,7 +226,7 @@ class HTTPProtocol(asyncio.BufferedProtocol):
 
     def on_message_begin(self) -> None:
         if self._last:
-            raise Refused(400, "data after the last request")
+            raise Refused(400, "the last request has been read")
         self._url = b""
         self._headers = []
         self._state = _State.HEAD
