@@ -1,0 +1,45 @@
+"""The documentation's examples are read by the product, and its links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from certloom.policy.profiles import parse_profile
+from certloom.server.operations.apply import Document
+from certloom.settings import parse
+
+_TOP = Path(__file__).parents[1]
+_PAGES = [_TOP / "README.md", *sorted((_TOP / "docs").glob("*.md"))]
+_BLOCK = re.compile(r"^```toml\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_DECLARED = frozenset(Document.__struct_fields__)
+_EXAMPLES = [
+    pytest.param(block, id=f"{page.name}-{number}")
+    for page in _PAGES
+    for number, block in enumerate(_BLOCK.findall(page.read_text()))
+]
+
+
+@pytest.mark.parametrize("block", _EXAMPLES)
+def test_an_example_in_toml_is_good_settings_or_a_good_declaration(block: str) -> None:
+    table = tomllib.loads(block)
+    if not table.keys() & _DECLARED:
+        parse(block)
+        return
+    document = msgspec.convert(table, Document)
+    for profile in document.profiles:
+        parse_profile(profile)
+
+
+def test_links_between_pages_lead_to_pages() -> None:
+    broken = [
+        f"{page.name}: {target}"
+        for page in _PAGES
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text())
+        if not (page.parent / target).exists()
+    ]
+    assert broken == []
