@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given
 from hypothesis import strategies as st
 
-from certloom.protocols.acme.certificates import pem
+from certloom.pki.pem import to_pem
 from tests.protocols.acme.lab import Lab, Labs
 
 
@@ -68,6 +68,6 @@ def test_the_leaf_is_what_the_inventory_has(labs: Labs) -> None:
 
 @given(st.binary(min_size=1, max_size=300))
 def test_pem_is_what_other_readers_read(der: bytes) -> None:
-    text = pem(der).decode()
+    text = to_pem(der).decode()
     assert ssl.PEM_cert_to_DER_cert(text) == der
     assert text == ssl.DER_cert_to_PEM_cert(der)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from binascii import b2a_base64
 from functools import lru_cache
 
 from certloom.enrollment.books import UnknownName
+from certloom.pki.pem import to_pem
 from certloom.protocols.acme.exchange import Answer, Exchange, Header
 from certloom.protocols.acme.orders import OrderState, own_order, read_order
 from certloom.protocols.acme.problems import malformed
@@ -17,19 +17,11 @@ from certloom.store.base import Tx
 from certloom.store.certificates import StoredCertificate
 
 _PEM_CHAIN = b"application/pem-certificate-chain"
-_BEGIN, _END = b"-----BEGIN CERTIFICATE-----\n", b"-----END CERTIFICATE-----\n"
-
-
-def pem(der: bytes) -> bytes:
-    """One certificate in the strict form of RFC 7468."""
-    text = b2a_base64(der, newline=False)
-    lines = [text[i : i + 64] for i in range(0, len(text), 64)]
-    return b"".join((_BEGIN, b"\n".join(lines), b"\n", _END))
 
 
 @lru_cache(64)
 def _chain(ders: tuple[bytes, ...]) -> bytes:
-    return b"".join([pem(der) for der in ders])
+    return b"".join([to_pem(der) for der in ders])
 
 
 async def certificate(service: ACMEService, x: Exchange, id: str, alternate: str) -> Answer:
@@ -56,7 +48,7 @@ async def certificate(service: ACMEService, x: Exchange, id: str, alternate: str
     if which >= len(chains) or (alternate and str(which) != alternate) or alternate == "0":
         raise malformed("there is no such chain", 404)
     return Answer(
-        pem(found.der) + _chain(chains[which]), *_alternates(x, id, which, len(chains)), type=_PEM_CHAIN
+        to_pem(found.der) + _chain(chains[which]), *_alternates(x, id, which, len(chains)), type=_PEM_CHAIN
     )
 
 
