@@ -85,3 +85,8 @@ def test_dns_01_for_a_wildcard_and_its_parent(lab: Lab, servers: Servers, tmp_pa
 
 def test_external_account_binding(lab: Lab, servers: Servers, tmp_path: Path) -> None:
     Lego(lab, tmp_path, servers.target(eab=True), "http-01", fresh_name()).obtain()
+
+
+def test_good_nonces_that_are_refused_are_got_over(lab: Lab, servers: Servers, tmp_path: Path) -> None:
+    with servers.another(tmp_path, acme={"refuse_good_nonces": 0.3}) as server:
+        Lego(lab, tmp_path, server.target(), "http-01", fresh_name(), fresh_name()).obtain()
