@@ -113,6 +113,22 @@ def test_plain_http_serves_ca_certificates_crls_and_health_but_not_acme(settings
     run(main())
 
 
+@pytest.mark.parametrize("address", ["127.0.0.9", "localhost"])
+def test_the_directory_that_follows_from_the_listener_is_reached_and_trusted(
+    tmp_path: Path, address: str
+) -> None:
+    async def main() -> None:
+        listen = Listen(https=f"{address}:0", http="127.0.0.1:0")
+        async with running(Settings(data_dir=str(tmp_path / "data"), listen=listen)) as application:
+            origin = application.rooms.origins.https
+            assert origin == f"https://{address}:{port(application, 'https')}"
+            context = ssl.create_default_context(cafile=application.rooms.data_dir.root_pem)
+            _, writer = await asyncio.open_connection(address, port(application, "https"), ssl=context)
+            writer.close()
+
+    run(main())
+
+
 def test_https_serves_acme_under_a_certificate_of_its_own_ca(settings: Settings) -> None:
     async def main() -> None:
         async with running(settings) as application:

@@ -48,6 +48,7 @@ def test_what_is_not_toml_is_refused(tmp_path: Path, data: bytes) -> None:
         ("[listen]\nhttps = '8443'", "$.listen.https: '8443': expected host:port"),
         ("[listen]\nhttps = '::1:8443'", "$.listen.https: '::1:8443': an IPv6 address stands in brackets"),
         ("[listen]\nhttps = 'a b:1'", "$.listen.https: 'a b:1': 'a b' is not a host name"),
+        ("[listen]\nhttps = '300.1.1.1:1'", "$.listen.https: '300.1.1.1:1': '300.1.1.1' is not an IPv4"),
         ("[listen]\nhttps = 'a:70000'", "$.listen.https: 'a:70000': '70000' is not a port"),
         ("[listen]\nacme_plain = '0.0.0.0:80'", "$.listen.acme_plain: '0.0.0.0:80': ACME without TLS"),
         ("[listen]\ntls_key = 'k'", "$.listen.tls_certificate: needed because tls_key is set"),
@@ -88,6 +89,8 @@ def test_origins_are_those_given_or_follow_from_the_listeners() -> None:
         "http://[::1]:2",
         "http://127.0.0.1:3",
     )
+    one = parse("[listen]\nhttps='127.0.0.9:8443'")
+    assert origins(one, "x").https == "https://127.0.0.9:8443"
     given = parse(
         "public_url='https://a'\npublic_http_url='http://b'\nacme_plain_url='https://c'\n"
         "[listen]\nacme_plain='127.0.0.1:1'"

@@ -31,7 +31,7 @@ from certloom.policy.decisions import Requester
 from certloom.secrets import SecretError
 from certloom.server.data_dir import write_atomically
 from certloom.server.rooms import Rooms
-from certloom.settings import Settings
+from certloom.settings import Settings, parse_address
 from certloom.store import certificates as certificate_statements
 
 PROFILE = "tls-server"
@@ -68,6 +68,8 @@ def wanted_names(settings: Settings) -> tuple[Identifier, ...]:
     """What this machine is called by those who talk to it over HTTPS."""
     found: dict[Identifier, None] = {}
     texts = ["localhost", socket.gethostname(), socket.getfqdn()]
+    if settings.listen.https and not (address := parse_address(settings.listen.https)).answers_localhost:
+        texts.append(address.host)
     if settings.public_url:
         # First, so that it is also the subject's common name.
         texts.insert(0, urlsplit(settings.public_url).hostname or "")

@@ -34,6 +34,11 @@ class Address(msgspec.Struct, frozen=True):
         except ValueError:
             return False
 
+    @property
+    def answers_localhost(self) -> bool:
+        """Whether who connects to ``localhost`` gets here."""
+        return self.is_unspecified or self.host in {"localhost", "127.0.0.1", "::1"}
+
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
@@ -53,6 +58,12 @@ def parse_address(text: str) -> Address:
         raise ValueError("an IPv6 address stands in brackets, [::1]:8443")
     elif not all(c.isalnum() or c in "-." for c in host) or not host.isascii():
         raise ValueError(f"{host!r} is not a host name or IP address")
+    elif host.rpartition(".")[2].isdigit():
+        # No host name ends in a number, so an IPv4 address is meant.
+        try:
+            ipaddress.IPv4Address(host)
+        except ValueError:
+            raise ValueError(f"{host!r} is not an IPv4 address") from None
     if not port.isascii() or not port.isdigit() or int(port) > 65535:
         raise ValueError(f"{port!r} is not a port")
     return Address(host, int(port))
@@ -98,8 +109,9 @@ def origins(settings: Settings, host: str, ports: dict[str, int] | None = None) 
     listen = settings.listen
     https = ""
     if listen.https:
-        # Always a name that the listener's own certificate carries, whatever address it is bound to.
-        https = f"https://localhost:{ports.get('https', parse_address(listen.https).port)}"
+        address = parse_address(listen.https)
+        shown = "localhost" if address.answers_localhost else address.host
+        https = f"https://{Address(shown, ports.get('https', address.port))}"
     return Origins(
         https=settings.public_url or https,
         http=settings.public_http_url or plain("http", listen.http, "http", host),

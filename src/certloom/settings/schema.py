@@ -114,7 +114,8 @@ class Settings(_Section, frozen=True):
 
     data_dir: str = "certloom-data"
     public_url: str = ""
-    """The HTTPS origin clients use, e.g. ``https://pki.example.com``; empty means ``https://localhost:PORT``."""
+    """The HTTPS origin clients use, e.g. ``https://pki.example.com``; empty means ``https://localhost:PORT``,
+    or the one address listened on."""
     public_http_url: str = ""
     """The plain HTTP origin written into certificates (CDP, AIA); empty means ``http://HOST:PORT``."""
     acme_plain_url: str = ""
