@@ -76,6 +76,22 @@ def test_the_validator_is_told_what_it_needs(labs: Labs) -> None:
     labs.run(scenario, web=channel)
 
 
+def test_a_check_that_takes_long_is_answered_processing_and_handed_to_a_job(labs: Labs) -> None:
+    async def scenario(lab: Lab) -> None:
+        client = await lab.client().registered()
+        lab.network.hold = asyncio.Event()
+        url = await first_challenge(client, await client.order("a.example.com"))
+        answer = await client.post(url, {})
+        assert answer.json["status"] == "processing"
+        assert answer.header("retry-after") == "1"
+        lab.network.hold.set()
+        await lab.idle()
+        assert (await client.post(url)).json["status"] == "valid"
+        assert len(lab.network.proofs) == 1, "the job takes over the check that was begun"
+
+    labs.run(scenario)
+
+
 def test_the_response_is_an_object_whose_members_are_ignored(labs: Labs) -> None:
     async def scenario(lab: Lab) -> None:
         client = await lab.client().registered()
@@ -83,7 +99,7 @@ def test_the_response_is_an_object_whose_members_are_ignored(labs: Labs) -> None
             ({}, {"keyAuthorization": "old clients send it"}, {"type": None, "status": "valid", "a": [{}]})
         ):
             url = await first_challenge(client, await client.order(f"a{n}.example.com"))
-            assert (await client.post(url, payload)).json["status"] == "processing"
+            assert (await client.post(url, payload)).json["status"] == "valid"
         url = await first_challenge(client, await client.order("b.example.com"))
         bads: tuple[Any, ...] = ([], "x", 5, b"{", b"\xff")
         for bad in bads:

@@ -1,13 +1,16 @@
-"""Challenges (RFC 8555 sections 7.5.1 and 8): the client says it is ready, a durable job asks the network.
+"""Challenges (RFC 8555 sections 7.5.1 and 8): the client says it is ready, the server asks the network.
 
-The answer to the client does not wait for the network. In one unit the challenge turns ``processing`` and the
-job comes to be; when the job is done, its effect on challenge, authorization and order is committed together
-with its end. A failure that may pass is tried again by the server (RFC 8555 section 8.2), the last error
-standing in the challenge meanwhile.
+Most proofs are there at once, so the answer waits for the network for a moment: what is decided by then is
+committed in one unit and answered as ``valid`` or ``invalid``. What is not becomes a durable job: in one unit
+the challenge turns ``processing`` and the job comes to be, and when the job is done, its effect on challenge,
+authorization and order is committed together with its end. The job takes over the check that was begun, if
+this process still has it. A failure that may pass is tried again by the server (RFC 8555 section 8.2), the
+last error standing in the challenge meanwhile.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 
 import msgspec
@@ -47,6 +50,12 @@ from certloom.validation import Proof, Validated, ValidationFailed
 VALIDATE_JOB = "acme.validate"
 _AFTER_A_CRASH = (5.0, 30.0, 120.0)
 """Seconds before a validation that broke off unexpectedly is tried again."""
+_AT_ONCE = 0.5
+"""Seconds that an answer waits for the network."""
+_MOST_AT_ONCE = 64
+"""Checks that answers wait for; further ones go to the job queue, which has its own bound."""
+_KEPT = 120.0
+"""Seconds after which a check that no job has taken over is forgotten."""
 
 
 async def challenge(service: ACMEService, x: Exchange, id: str, type: str) -> Answer:
@@ -61,7 +70,11 @@ async def challenge(service: ACMEService, x: Exchange, id: str, type: str) -> An
         if status is AuthorizationStatus.EXPIRED:
             raise malformed("the authorization has expired", 404)
         if status is AuthorizationStatus.PENDING and held.status == ChallengeStatus.PENDING:
-            held = await _respond(service, x, found, held, x.site.account + signed.account.id)
+            decided = await _at_once(service, x, found, held.type, signed.account)
+            if decided is not None:
+                found, held = decided, _held(decided, type)
+            else:
+                held = await _respond(service, x, found, held, x.site.account + signed.account.id)
     body = messages.encode(challenge_resource(x, found, held))
     headers = (up(x.site.authorization + id),)
     if held.status == ChallengeStatus.PROCESSING:
@@ -81,6 +94,46 @@ def _replace(authorization: StoredAuthorization, new: HeldChallenge) -> str:
     return messages.write_challenges(
         [new if h.type == new.type else h for h in messages.read_challenges(authorization.challenges)]
     )
+
+
+async def _at_once(
+    service: ACMEService, x: Exchange, seen: StoredAuthorization, type: str, account: StoredAccount
+) -> StoredAuthorization | None:
+    """The authorization as it is once decided; None where that takes longer and so takes a job."""
+    if type not in x.channel.challenges:
+        return await service.store.write(_not_offered(service, seen.id, type, responds=True))
+    key = (seen.id, type)
+    task = service.checks.get(key)
+    if task is None:
+        if len(service.checks) >= _MOST_AT_ONCE:
+            return None
+        account_url = x.site.account + account.id
+        task = asyncio.create_task(_check(service, seen, account, x.channel, type, account_url, attempt=0))
+        task.add_done_callback(_noted)
+        service.checks[key] = task
+    await asyncio.wait((task,), timeout=_AT_ONCE)
+    failed = task.exception() if task.done() else None
+    if not task.done() or (failed is not None and not _is_final(failed)):
+        asyncio.get_running_loop().call_later(_KEPT, service.checks.pop, key, None)
+        return None
+    try:
+        if isinstance(failed, ValidationFailed):
+            error = validation_error(failed.code, failed.detail)
+            return await service.store.write(_failure(service, seen.id, type, error, responds=True))
+        success = _success(service, seen.id, type, task.result(), caa=x.channel.caa, responds=True)
+        return await service.store.write(success)
+    finally:
+        service.checks.pop(key, None)
+
+
+def _is_final(error: BaseException) -> bool:
+    return isinstance(error, ValidationFailed) and not error.retryable
+
+
+def _noted(task: asyncio.Task[Validated]) -> None:
+    """Whoever waits for the check is told what it raised; if nobody does any more, nobody needs to be."""
+    if not task.cancelled():
+        task.exception()
 
 
 async def _respond(
@@ -114,17 +167,17 @@ async def _respond(
 def register(service: ACMEService) -> None:
     """Take on the validation jobs. Before the runner starts."""
 
-    async def handler(job: Job) -> Callable[[Tx], None] | None:
+    async def handler(job: Job) -> Callable[[Tx], object] | None:
         return await _validate(service, job)
 
-    def on_exhausted(job: Job) -> Callable[[Tx], None]:
+    def on_exhausted(job: Job) -> Callable[[Tx], object]:
         id, type = str(job.payload["authorization"]), str(job.payload["type"])
         return _failure(service, id, type, validation_error("serverInternal", "the check broke off"))
 
     service.runner.register(VALIDATE_JOB, handler, retries=_AFTER_A_CRASH, on_exhausted=on_exhausted)
 
 
-async def _validate(service: ACMEService, job: Job) -> Callable[[Tx], None] | None:
+async def _validate(service: ACMEService, job: Job) -> Callable[[Tx], object] | None:
     id, type = str(job.payload["authorization"]), str(job.payload["type"])
     account_url = str(job.payload["account_url"])
 
@@ -145,14 +198,13 @@ async def _validate(service: ACMEService, job: Job) -> Callable[[Tx], None] | No
         return None
     channel = service.books.acme_channel(account.channel)
     if channel is None or type not in channel.challenges:
-        error = validation_error("unauthorized", "the channel does not offer this challenge any more")
-        return _failure(service, id, type, error)
+        return _not_offered(service, id, type)
+    begun = service.checks.pop((id, type), None)
     try:
-        validated = await service.validator.validate(
-            _proof(authorization, account, channel, type, account_url), attempt=job.attempt - 1
+        validated = await (
+            begun
+            or _check(service, authorization, account, channel, type, account_url, attempt=job.attempt - 1)
         )
-        if channel.caa:
-            await check_caa(service, channel, authorization, type, account_url)
     except ValidationFailed as failed:
         error = validation_error(failed.code, failed.detail)
         retries = service.settings.validation.retries
@@ -161,6 +213,25 @@ async def _validate(service: ACMEService, job: Job) -> Callable[[Tx], None] | No
             raise Retry(retries[job.attempt - 1], failed.code) from None
         return _failure(service, id, type, error)
     return _success(service, id, type, validated, caa=channel.caa)
+
+
+async def _check(
+    service: ACMEService,
+    authorization: StoredAuthorization,
+    account: StoredAccount,
+    channel: ACMEChannel,
+    type: str,
+    account_url: str,
+    *,
+    attempt: int,
+) -> Validated:
+    """Ask the network. Raises ``ValidationFailed``."""
+    validated = await service.validator.validate(
+        _proof(authorization, account, channel, type, account_url), attempt=attempt
+    )
+    if channel.caa:
+        await check_caa(service, channel, authorization, type, account_url)
+    return validated
 
 
 async def check_caa(
@@ -212,8 +283,8 @@ def _hash_prefix(account_url: str) -> str:
 
 
 def _success(
-    service: ACMEService, id: str, type: str, validated: Validated, *, caa: bool
-) -> Callable[[Tx], None]:
+    service: ACMEService, id: str, type: str, validated: Validated, *, caa: bool, responds: bool = False
+) -> Callable[[Tx], StoredAuthorization | None]:
     acme = service.settings.acme
     now = service.clock.now()
     # Without reuse it still has to last for the order it was made for.
@@ -230,18 +301,27 @@ def _success(
             records=_raw(validated.records),
         )
 
-    return _end(service, id, type, Act.PROVE, change, expires)
+    return _end(service, id, type, Act.PROVE, change, expires, responds=responds)
 
 
 def _raw(records: Sequence[object]) -> Raw | msgspec.UnsetType:
     return Raw(messages.encode(records)) if records else UNSET
 
 
-def _failure(service: ACMEService, id: str, type: str, error: ProblemDocument) -> Callable[[Tx], None]:
+def _failure(
+    service: ACMEService, id: str, type: str, error: ProblemDocument, *, responds: bool = False
+) -> Callable[[Tx], StoredAuthorization | None]:
     def change(held: HeldChallenge) -> HeldChallenge:
         return HeldChallenge(type, after(CHALLENGE, ChallengeStatus(held.status), Act.FAIL), error=error)
 
-    return _end(service, id, type, Act.FAIL, change, None, error)
+    return _end(service, id, type, Act.FAIL, change, None, error, responds=responds)
+
+
+def _not_offered(
+    service: ACMEService, id: str, type: str, *, responds: bool = False
+) -> Callable[[Tx], StoredAuthorization | None]:
+    error = validation_error("unauthorized", "the channel does not offer this challenge any more")
+    return _failure(service, id, type, error, responds=responds)
 
 
 def _end(
@@ -252,16 +332,24 @@ def _end(
     change: Callable[[HeldChallenge], HeldChallenge],
     expires: int | None,
     error: ProblemDocument | None = None,
-) -> Callable[[Tx], None]:
-    """The unit that decides an authorization, if it is still open and its challenge still being checked."""
+    *,
+    responds: bool,
+) -> Callable[[Tx], StoredAuthorization | None]:
+    """The unit that decides an authorization, if it is still open and its challenge still being checked.
 
-    def unit(tx: Tx) -> None:
+    With ``responds`` it also is the client's response to the challenge, which then was pending until now. The
+    unit answers the authorization as it then is, whoever decided it; None where there is nothing to say yet.
+    """
+
+    def unit(tx: Tx) -> StoredAuthorization | None:
         was = statements.authorization(tx, id, lock=True)
         if was is None or was.status != AuthorizationStatus.PENDING:
-            return
+            return was
         held = _held(was, type)
-        if held.status != ChallengeStatus.PROCESSING:
-            return
+        if responds and held.status == ChallengeStatus.PENDING:
+            held = HeldChallenge(type, after(CHALLENGE, ChallengeStatus.PENDING, Act.RESPOND))
+        elif held.status != ChallengeStatus.PROCESSING:
+            return None
         status = after(AUTHORIZATION, AuthorizationStatus.PENDING, act)
         challenges = _replace(was, change(held))
         statements.update_authorization(tx, was, status, challenges, expires or was.expires)
@@ -280,6 +368,9 @@ def _end(
                 "challenge": type,
                 **({"error": error.type, "detail": error.detail} if error is not None else {}),
             },
+        )
+        return msgspec.structs.replace(
+            was, status=status, challenges=challenges, expires=expires or was.expires
         )
 
     return unit

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
@@ -23,7 +24,7 @@ from certloom.settings.schema import Settings
 from certloom.store import acme as statements
 from certloom.store.acme import StoredAccount
 from certloom.store.base import Store, Tx
-from certloom.validation import CAAChecker, Validator
+from certloom.validation import CAAChecker, Validated, Validator
 
 T = TypeVar("T")
 
@@ -58,6 +59,8 @@ class ACMEService:
         self.runner = runner
         self.books = books
         self.settings = settings
+        self.checks: dict[tuple[str, str], asyncio.Task[Validated]] = {}
+        """Checks under way that no job has yet, by authorization and challenge type."""
         self._accounts: dict[str, StoredAccount] = {}
         # Where no other process can write, an account that has been read stays as it is until this one says
         # otherwise. It is forgotten before whoever changed it is told that the change is done.
