@@ -121,3 +121,14 @@ def test_what_is_no_inner_jws_is_malformed(labs: Labs) -> None:
             assert (answer.status, answer.type) == (400, "malformed")
 
     labs.run(scenario)
+
+
+def test_an_old_key_that_is_not_utf8_is_malformed(labs: Labs) -> None:
+    async def scenario(lab: Lab) -> None:
+        client, new = await lab.client().registered(), new_key()
+        payload = b'{"account":"%s","oldKey":{"kty":"\xff"}}' % client.account.encode()
+        header = {"url": client.url("key-change"), "jwk": jwk(new)}
+        answer = await client.post(client.url("key-change"), signing.flattened(new, header, payload))
+        assert (answer.status, answer.type) == (400, "malformed")
+
+    labs.run(scenario)

@@ -253,7 +253,10 @@ async def key_change(service: ACMEService, x: Exchange) -> Answer:
     payload = messages.read(messages.KeyChange, inner.payload)
     if payload.account != x.site.account + was.id:
         raise malformed("account in the inner payload is not the URL of the account that signed")
-    old = account_key(bytes(payload.old_key).decode())
+    try:
+        old = account_key(bytes(payload.old_key).decode())
+    except UnicodeDecodeError:
+        raise malformed("oldKey in the inner payload is not a JWK") from None
     if old.thumbprint != was.thumbprint:
         raise malformed("oldKey in the inner payload is not the account's key")
     past = " ".join([signed.key.thumbprint_text, *was.past_thumbprints.split()][:_PAST_KEYS])
