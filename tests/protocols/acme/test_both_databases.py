@@ -114,3 +114,17 @@ def test_a_credential_with_one_use_left_binds_one_of_many_accounts_at_once(labs:
         assert sorted(a.status for a in answers) == [201] + [403] * 4
 
     labs.run(scenario)
+
+
+def test_a_nul_in_a_key_identifier_is_malformed(labs: Labs) -> None:
+    """SQLite would look for such a text, PostgreSQL refuses to."""
+
+    async def scenario(lab: Lab) -> None:
+        client, credential = await lab.client().registered(), await lab.eab()
+        answer = await client.post(client.url("new-order"), {}, kid=client.account + "\0")
+        assert (answer.status, answer.type) == (400, "malformed")
+        binding = client.binding(credential, kid=credential.id + "\0")
+        answer = await lab.client().register({"externalAccountBinding": binding})
+        assert (answer.status, answer.type) == (400, "malformed")
+
+    labs.run(scenario)

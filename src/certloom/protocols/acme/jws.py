@@ -75,6 +75,8 @@ def read(body: bytes) -> Unverified:
         raise malformed("the JWS payload must be base64url-encoded")
     if (jwk is None) == (header.kid is None):
         raise malformed("the protected header must have exactly one of jwk and kid")
+    if header.kid is not None and "\0" in header.kid:
+        raise malformed("kid has a NUL character")  # which PostgreSQL would not even compare
     return Unverified(
         header.alg, header.url, header.nonce, header.kid, jwk, payload, signing_input, signature
     )
