@@ -306,7 +306,10 @@ def test_a_child_that_dies_stops_issuance_once_and_is_replaced() -> None:
     [
         ("import time; time.sleep(60)", "did not answer within"),
         ("import sys; sys.exit(3)", r"exit status 3"),
-        ("import sys; sys.stdout.buffer.write(b'\\0\\0\\0\\1\\xff'); sys.stdin.read()", "makes no sense"),
+        (
+            "import sys; sys.stdout.buffer.write(b'\\0\\0\\0\\1\\xff'); sys.stdout.flush(); sys.stdin.read()",
+            "makes no sense",
+        ),
     ],
     ids=["hangs", "exits", "babbles"],
 )
