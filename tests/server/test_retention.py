@@ -20,11 +20,12 @@ NEVER = RetentionSettings(orders_days=0, authorizations_days=0, jobs_days=0, eve
 
 
 def add_order(tx: Tx, clock: ManualClock, expires: int, request_id: str | None = None) -> str:
-    id = new_id(clock.now_ms())
+    made = min(clock.now(), expires - 1)
+    id = new_id(made * 1000)
     tx.run(
         "INSERT INTO acme_orders (id, account_id, channel, profile, identifiers, authorization_ids,"
         " request_id, created, expires) VALUES (?, 'a', 'c', 'p', '[]', '[]', ?, ?, ?)",
-        (id, request_id, clock.now(), expires),
+        (id, request_id, made, expires),
     )
     return id
 

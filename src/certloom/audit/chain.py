@@ -72,19 +72,27 @@ def digest(previous: bytes, sequence: int, columns: tuple[Any, ...]) -> bytes:
 async def link(store: Store) -> int:
     """Put every event that is not in the chain into it; how many there were. Run it every second."""
     total = 0
-    while await store.read(events.has_unlinked):
-        linked = await store.write(_link_batch)
+    # One writer commits in the order of ids, so all before the head is linked and need not be looked for.
+    # With several, a lower id may be committed later; an index knows which are not linked.
+    ordered = store.dialect == "sqlite"
+
+    def look(tx: Tx) -> bool:
+        head = events.mark(tx, events.HEAD)
+        return events.has_unlinked(tx, events.id_of(tx, head.sequence) if ordered and head else 0)
+
+    while await store.read(look):
+        linked = await store.write(lambda tx: _link_batch(tx, ordered))
         total += linked
         if linked < BATCH:
             break
     return total
 
 
-def _link_batch(tx: Tx) -> int:
+def _link_batch(tx: Tx, ordered: bool) -> int:
     head = events.lock_head(tx, _START)
     sequence, previous = head.sequence, bytes.fromhex(head.hash)
     links = []
-    for row in events.unlinked(tx, BATCH):
+    for row in events.unlinked(tx, events.id_of(tx, sequence) if ordered else 0, BATCH):
         sequence += 1
         previous = digest(previous, sequence, row)
         links.append((sequence, previous, row[0]))

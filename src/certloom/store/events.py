@@ -52,14 +52,24 @@ def set_mark(tx: Tx, key: str, value: Mark) -> None:
     )
 
 
-def unlinked(tx: Tx, limit: int) -> list[tuple[Any, ...]]:
-    """Events that are not yet in the chain, lowest id first."""
-    return tx.all(f"SELECT {_COLUMNS} FROM events WHERE sequence IS NULL ORDER BY id LIMIT ?", (limit,))
+def id_of(tx: Tx, sequence: int) -> int:
+    """The id of the event with this sequence number; 0 if there is none."""
+    row = tx.one("SELECT id FROM events WHERE sequence = ?", (sequence,))
+    return 0 if row is None else int(row[0])
 
 
-def has_unlinked(tx: Tx) -> bool:
+def unlinked(tx: Tx, after_id: int, limit: int) -> list[tuple[Any, ...]]:
+    """Events with higher ids than that which are not yet in the chain, lowest id first."""
+    return tx.all(
+        f"SELECT {_COLUMNS} FROM events WHERE id > ? AND sequence IS NULL ORDER BY id LIMIT ?",
+        (after_id, limit),
+    )
+
+
+def has_unlinked(tx: Tx, after_id: int) -> bool:
     """Whether there is anything to link."""
-    return tx.one("SELECT id FROM events WHERE sequence IS NULL LIMIT 1") is not None
+    row = tx.one("SELECT id FROM events WHERE id > ? AND sequence IS NULL ORDER BY id LIMIT 1", (after_id,))
+    return row is not None
 
 
 def bounds(tx: Tx) -> tuple[int | None, int | None]:

@@ -1,6 +1,7 @@
 """Numbered schema migrations. They only go forward.
 
-A migration is one file, ``migrations/NNNN_name.sql``, written for SQLite and rewritten here for PostgreSQL.
+A migration is one file, ``migrations/NNNN_name.sql``, written for SQLite and rewritten here for PostgreSQL,
+which alone gets statements that begin with ``ON POSTGRESQL``.
 All that are missing are applied in one transaction, so a database is never between two versions. What was
 applied is recorded with a checksum of its statements (comments and spacing do not count): a database that
 is newer than this code, or whose history differs from it, is refused.
@@ -20,6 +21,7 @@ from certloom.store.base import StoreError, Tx
 
 _FILE = re.compile(r"^(\d{4})_([a-z0-9_]+)\.sql$")
 _PIECE = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|--[^\n]*|/\*.*?\*/|;|\s+|[^'\";\s/-]+|.", re.DOTALL)
+_POSTGRESQL_ONLY = "ON POSTGRESQL "
 _ADVISORY_LOCK = 0x636572746C6F6F6D  # "certloom"
 
 _TABLE = (
@@ -128,7 +130,10 @@ def migrate(tx: Tx, dialect: str, now: int, migrations: Sequence[Migration] | No
                 f"the database is at schema version {newest} but lacks migration {migration.number}"
             )
         for statement in migration.statements:
-            tx.run(adapt(statement))
+            if not statement.startswith(_POSTGRESQL_ONLY):
+                tx.run(adapt(statement))
+            elif dialect == "postgresql":
+                tx.run(adapt(statement.removeprefix(_POSTGRESQL_ONLY)))
         tx.run(
             "INSERT INTO migrations (number, name, checksum, applied) VALUES (?, ?, ?, ?)",
             (migration.number, migration.name, migration.checksum, now),

@@ -1,6 +1,6 @@
 -- Written for SQLite; for PostgreSQL the runner rewrites INTEGER PRIMARY KEY to an identity column,
 -- INTEGER to BIGINT, BLOB to BYTEA, TEXT to TEXT COLLATE "C", and drops STRICT and WITHOUT ROWID (which
--- saves SQLite a second tree where the key is not a number and rows are short).
+-- saves SQLite a second tree where the key is not a number). ON POSTGRESQL statements are for it alone.
 
 CREATE TABLE facts (
     key TEXT PRIMARY KEY,
@@ -98,7 +98,7 @@ CREATE TABLE enrolment_requests (
     created INTEGER NOT NULL,
     updated INTEGER NOT NULL,
     expires INTEGER
-) STRICT;
+) STRICT, WITHOUT ROWID;
 CREATE UNIQUE INDEX enrolment_requests_idempotency ON enrolment_requests (idempotency_key);
 CREATE INDEX enrolment_requests_open ON enrolment_requests (state, updated)
     WHERE state IN ('received', 'awaiting_approval', 'approved', 'issuing');
@@ -164,7 +164,7 @@ CREATE TABLE events (
     sequence INTEGER,
     hash BLOB
 ) STRICT;
-CREATE INDEX events_unlinked ON events (id) WHERE sequence IS NULL;
+ON POSTGRESQL CREATE INDEX events_unlinked ON events (id) WHERE sequence IS NULL;
 CREATE UNIQUE INDEX events_sequence ON events (sequence) WHERE sequence IS NOT NULL;
 
 CREATE TABLE jobs (
@@ -242,4 +242,3 @@ CREATE TABLE acme_orders (
 CREATE INDEX acme_orders_account ON acme_orders (account_id, id);
 CREATE INDEX acme_orders_open ON acme_orders (account_id, expires) WHERE request_id IS NULL AND error IS NULL;
 CREATE INDEX acme_orders_replaces ON acme_orders (replaces_certificate) WHERE replaces_certificate IS NOT NULL;
-CREATE INDEX acme_orders_expires ON acme_orders (expires);
