@@ -131,7 +131,7 @@ def test_a_dry_run_says_what_would_change_and_changes_nothing(either: Installati
         ({"channels": [{"protocol": "acme", "name": "C", "profiles": ["device"]}]}, "`$.channels[0].name`"),
         (
             {"channels": [{"protocol": "acme", "name": "c", "profiles": ["device"], "challenges": ["x"]}]},
-            "no challenge type 'x' - at `$.channels[0].challenges`",
+            "http-01, tls-alpn-01 - at `$.channels[0].challenges`",
         ),
         (
             {"channels": [{"protocol": "acme", "name": "c", "profiles": ["device"], "caa": True}]},

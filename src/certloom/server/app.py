@@ -34,7 +34,7 @@ from certloom.server.retention import Retention
 from certloom.server.rooms import Rooms, open_rooms
 from certloom.server.sockets import bind, bind_unix
 from certloom.server.tls import ListenerTLS
-from certloom.settings import Settings
+from certloom.settings import Address, Settings
 from certloom.validation import Validator
 
 _TLS_CLOSE_SECONDS = 3.0
@@ -140,7 +140,7 @@ class Application:
                     ssl_shutdown_timeout=_TLS_CLOSE_SECONDS,
                 )
             self._servers.append(server)
-            _log.info("listening", listener=listening.listener.name, at=str(listening.sock.getsockname()))
+            _log.info("listening", listener=listening.listener.name, at=_shown(listening.sock))
         _tune_garbage_collection()
 
     async def run(self, on_ready: Callable[[], Awaitable[None]] | None = None) -> None:
@@ -190,6 +190,12 @@ class Application:
             self.rooms.data_dir.admin_socket.unlink(missing_ok=True)
         self.rooms.data_dir.unlock()
         _log.info("stopped")
+
+
+def _shown(sock: socket.socket) -> str:
+    """Where it listens, as settings would say it."""
+    at = sock.getsockname()
+    return at if isinstance(at, str) else str(Address(at[0], at[1]))
 
 
 async def _nothing() -> None:

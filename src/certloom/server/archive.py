@@ -151,8 +151,10 @@ class _opened:
     def __enter__(self) -> tarfile.TarFile:
         try:
             self._tar = tarfile.open(self._path, mode="r:")
-        except (OSError, tarfile.TarError) as error:
-            raise ArchiveError(f"cannot read {self._path}: {error}") from None
+        except OSError as error:
+            raise ArchiveError(f"cannot read {self._path}: {error.strerror}") from None
+        except tarfile.TarError as error:
+            raise ArchiveError(f"{self._path} is no archive of certloom's: {error}") from None
         return self._tar
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:

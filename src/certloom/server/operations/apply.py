@@ -166,7 +166,7 @@ def _check(rooms: Rooms, document: Document, profiles: list[Profile]) -> None:
     for i, credential in enumerate(document.credentials):
         if credential.channel not in channels and rooms.books.acme_channel(credential.channel) is None:
             raise _bad(f"credentials[{i}].channel", f"there is no ACME channel {credential.channel!r}")
-        check_names(credential.names, credential.preauthorized)
+        check_names(credential.names, credential.preauthorized, f"$.credentials[{i}]")
         if credential.expires is not None and credential.expires.tzinfo is None:
             raise _bad(f"credentials[{i}].expires", "a time without its zone")
 
@@ -180,7 +180,7 @@ def _check_channel(channel: ACMEChannel, path: str, profiles: set[str]) -> None:
             raise _bad(f"{path}.profile_descriptions", f"the channel does not offer {name!r}")
     unknown = [name for name in channel.challenges if name not in _CHALLENGES]
     if unknown:
-        raise _bad(f"{path}.challenges", f"there is no challenge type {unknown[0]!r}")
+        raise _bad(f"{path}.challenges", f"{unknown[0]!r} is none of {', '.join(sorted(_CHALLENGES))}")
     if not channel.caa_identities and (channel.caa or "dns-persist-01" in channel.challenges):
         raise _bad(f"{path}.caa_identities", "needed for CAA and dns-persist-01")
 

@@ -67,15 +67,19 @@ def check_terms(rooms: Rooms, channel: str, names: tuple[str, ...], preauthorize
     check_names(names, preauthorized)
 
 
-def check_names(names: tuple[str, ...], preauthorized: bool) -> None:
-    """Raises ``OperationError``."""
-    for name in names:
+def check_names(names: tuple[str, ...], preauthorized: bool, path: str = "") -> None:
+    """Raises ``OperationError``, with the path in the document that declares them, if one does."""
+    for i, name in enumerate(names):
         try:
             check_pattern(name)
         except PatternError as error:
-            raise OperationError("bad-name", f"{name!r}: {error}") from None
+            at = f" - at `{path}.names[{i}]`" if path else ""
+            raise OperationError("bad-name", f"{error}{at}") from None
     if preauthorized and not names:
-        raise OperationError("bad-arguments", "a credential that pre-authorizes must say for which names")
+        at = f" - at `{path}.names`" if path else ""
+        raise OperationError(
+            "bad-arguments", f"a credential that pre-authorizes must say for which names{at}"
+        )
 
 
 def shown_once(eab: EABCredential) -> dict[str, Any]:
