@@ -14,6 +14,9 @@ from typing import Any
 
 import pytest
 
+from certloom.cli.requests import RequestState
+from certloom.enrollment.states import State
+
 COMMAND = Path(sys.executable).with_name("certloom")
 
 
@@ -83,6 +86,7 @@ def test_help_imports_nothing_heavy(shell: Shell) -> None:
     assert done.returncode == 0, done.stderr
     assert "Exit status:" in shell("--help")
     assert shell("version").strip()
+    assert shell("--version") == shell("version")
 
 
 def test_config_check_names_what_is_wrong_and_exits_with_3(shell: Shell) -> None:
@@ -116,6 +120,7 @@ def test_wrong_usage_exits_with_2(shell: Shell) -> None:
     shell("nonsense", status=2)
     shell("certificate", "list", "--limit", "0", status=2)
     shell("credential", "create", "--expires-in", "soon", status=2)
+    assert "awaiting_approval" in shell("request", "list", "--state", "open", status=2)
 
 
 def test_commands_reach_the_running_server(served: Shell) -> None:
@@ -134,7 +139,8 @@ def test_commands_reach_the_running_server(served: Shell) -> None:
     assert "dns:localhost" in served("certificate", "show", listener["serial"])
     assert "to be replaced" in served("certificate", "replace", "1", "--reason", "test")
     assert "valid" in served("certificate", "replace", "1", "--undo")
-    assert "no such requests" in served("request", "list")
+    assert "no open requests" in served("request", "list")
+    assert "no such requests" in served("request", "list", "--state", "denied")
     assert "no request" in served("request", "approve", "none", status=1)
     assert "events checked" in served("audit", "verify")
 
@@ -167,9 +173,26 @@ def test_apply_reads_toml_json_and_standard_input(served: Shell, tmp_path: Path)
     )
     (tmp_path / "bad.toml").write_text("[[channels]]\nname = 3")
     assert "$.channels[0]" in served("apply", "-f", str(tmp_path / "bad.toml"), status=1)
+    (tmp_path / "pattern.toml").write_text(toml.replace("**.corp", "**corp"))
+    output = served("apply", "-f", str(tmp_path / "pattern.toml"), status=1)
+    assert "'**corp.example' is not a DNS name" in output
+    assert "`$.credentials[0].names[0]`" in output
+    assert "declares nothing" in served("apply", "-f", "-", text="")
     (tmp_path / "worse.toml").write_text("[[")
     served("apply", "-f", str(tmp_path / "worse.toml"), status=1)
     served("apply", "-f", str(tmp_path / "none.toml"), status=1)
+
+
+def test_a_row_is_one_line_where_no_terminal_shows_it(served: Shell) -> None:
+    name = "a" * 60 + "." + "b" * 60 + "." + "c" * 60 + ".example"
+    made = served.json("credential", "create", "--name", name)
+    (line,) = (line for line in served("credential", "list").splitlines() if made["id"] in line)
+    assert name in line
+
+
+def test_request_states_of_the_command_line_are_those_of_the_pipeline() -> None:
+    # One that ends in the transaction it begins in is never found.
+    assert {*RequestState} == {*State} - {State.RECEIVED}
 
 
 def test_a_key_is_blocked_by_its_digest_or_by_a_file_that_holds_it(served: Shell, tmp_path: Path) -> None:

@@ -31,6 +31,8 @@ def apply(
     if json:
         show.as_json(result)
         return
+    if not result["changes"]:
+        print(f"{file} declares nothing.")
     for change in result["changes"]:
         details = "".join(f"\n    {detail}" for detail in change["details"])
         print(f"{change['change']:<10} {change['kind']} {change['name']}{details}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -14,10 +15,22 @@ app = typer.Typer(help="Enrolment requests; those that wait for a person.", no_a
 Message = Annotated[str, typer.Option("--message", "-m", help="For the record, and for the requester.")]
 
 
+class RequestState(StrEnum):
+    """The states in which a request can be found."""
+
+    AWAITING_APPROVAL = "awaiting_approval"
+    APPROVED = "approved"
+    ISSUING = "issuing"
+    ISSUED = "issued"
+    DENIED = "denied"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
 @app.command("list")
 def listing(
     state: Annotated[
-        list[str] | None,
+        list[RequestState] | None,
         typer.Option(help="Only this state; may be repeated. Default: open ones."),
     ] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000)] = 100,
@@ -28,7 +41,7 @@ def listing(
     """Requests, the oldest first."""
     rows = perform(config, "request.list", states=state or [], limit=limit, after=after)
     columns = ("id", "state", "names", "requester", "profile", "created")
-    show.table(rows, columns, json=json, nothing="no such requests")
+    show.table(rows, columns, json=json, nothing="no such requests" if state else "no open requests")
 
 
 @app.command("show")

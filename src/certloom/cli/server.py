@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -125,7 +126,7 @@ def _print_banner(application: Application, welcome: Welcome | None) -> None:
             "",
             _certbot(directory, root, folder, welcome),
             "",
-            "More credentials: certloom credential create --help",
+            f"More credentials: {shlex.quote(sys.argv[0])} credential create --help",
         ]
     print("\n".join(lines), flush=True)
 

@@ -10,6 +10,7 @@ from typing import Any
 _TIMES = frozenset(
     {"not_before", "not_after", "created", "updated", "expires", "last_used", "revoked", "replace_since"}
 )
+_WIDEST = 100_000
 
 
 def as_json(result: Any) -> None:
@@ -31,10 +32,15 @@ def table(rows: list[dict[str, Any]], columns: Sequence[str], *, json: bool, not
 
     made = Table(box=SIMPLE_HEAD, pad_edge=False)
     for column in columns:
-        made.add_column(column.replace("_", " "), overflow="fold")
+        # An id is there to be copied.
+        made.add_column(column.replace("_", " "), overflow="fold", no_wrap=column == "id")
     for row in rows:
         made.add_row(*(Text(text(column, row.get(column))) for column in columns))
-    Console(soft_wrap=False).print(made)
+    console = Console()
+    if not console.is_terminal:
+        # For grep and its kin: a row is a line, however long.
+        console.width = Console(width=_WIDEST).measure(made).maximum
+    console.print(made)
 
 
 def record(result: dict[str, Any], *, json: bool) -> None:
