@@ -10,10 +10,16 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from certloom.authorities.local import LocalAuthority
 from certloom.clock import ManualClock
 from certloom.enrollment.errors import Refused
+from certloom.enrollment.revoke import CRL_JOB
+from certloom.jobs import Runner
+from certloom.pki.crl import CRLEntry
+from certloom.status.crl import CRLPublisher
 from certloom.store import Store, authorities, certificates
 from certloom.store.authorities import StoredCRL
+from certloom.store.certificates import StoredCertificate
 from tests.conftest import run
 from tests.core import Core, core
 from tests.enrollment.test_pipeline import ALICE, ask, certificate_of, csr
@@ -175,9 +181,7 @@ def test_an_expired_certificate_leaves_the_crl_only_after_one_more(store: Store,
 
             async def listed() -> bool:
                 await c.crls.refresh()
-                parsed = x509.load_der_x509_crl((await published(c, "issuing", row.crl_shard)).der)
-                number = int.from_bytes(row.serial, "big")
-                return parsed.get_revoked_certificate_by_serial_number(number) is not None
+                return await is_listed(c, row)
 
             clock.advance(row.not_after - clock.now() + 60)
             assert await listed()
@@ -185,3 +189,65 @@ def test_an_expired_certificate_leaves_the_crl_only_after_one_more(store: Store,
             assert not await listed()
 
     run(scenario())
+
+
+def test_a_certificate_that_expires_between_two_crls_is_on_the_second(
+    store: Store, clock: ManualClock
+) -> None:
+    """RFC 5280 section 3.3: on one regular CRL after its expiry, however long that takes to come."""
+
+    async def scenario() -> None:
+        async with core(store, clock) as c:
+            row = await certificate_of(c, (await c.enrollment.submit(ask())).certificate_id)
+            clock.advance(row.not_after - clock.now() - 60)
+            await c.revoker.revoke(row.id, 4, ALICE)
+            await c.crls.refresh()
+            clock.advance(c.local().crl_seconds // 2)
+            assert await c.crls.refresh() == 17
+            assert await is_listed(c, row)
+
+    run(scenario())
+
+
+def test_a_crl_that_was_begun_earlier_does_not_replace_one_that_knows_more(
+    store: Store, clock: ManualClock
+) -> None:
+    """Not even where the slower node's clock is ahead, and so its CRL's number higher."""
+
+    class Slow:
+        def __init__(self, authority: LocalAuthority) -> None:
+            self.name, self.crl_shards = authority.name, authority.crl_shards
+            self.crl_seconds = authority.crl_seconds
+            self.signing, self.go_on = asyncio.Event(), asyncio.Event()
+            self._sign = authority.sign_crl
+
+        async def sign_crl(
+            self, shard: int, entries: list[CRLEntry], number: int, this_update: int, next_update: int
+        ) -> bytes:
+            self.signing.set()
+            await self.go_on.wait()
+            return await self._sign(shard, entries, number, this_update, next_update)
+
+    async def scenario() -> None:
+        async with core(store, clock) as c:
+            row = await certificate_of(c, (await c.enrollment.submit(ask())).certificate_id)
+            if row.crl_shard:  # the shard that the slow node begins with
+                await store.write(lambda tx: tx.run("UPDATE certificates SET crl_shard = 0"))
+                row = await certificate_of(c, row.id)
+            slow, ahead = Slow(c.local()), ManualClock(clock.now() + 5)
+            other = CRLPublisher(store, ahead, Runner(store, ahead, "b"), lambda: {slow.name: slow}, CRL_JOB)
+            late = asyncio.create_task(other.refresh())
+            await slow.signing.wait()
+            await c.revoker.revoke(row.id, 4, ALICE)
+            await c.crls.refresh()
+            assert await is_listed(c, row)
+            slow.go_on.set()
+            await late
+            assert await is_listed(c, row)
+
+    run(scenario())
+
+
+async def is_listed(c: Core, row: StoredCertificate) -> bool:
+    parsed = x509.load_der_x509_crl((await published(c, "issuing", row.crl_shard)).der)
+    return parsed.get_revoked_certificate_by_serial_number(int.from_bytes(row.serial, "big")) is not None

@@ -3,7 +3,8 @@
 Every certificate names its shard's CRL from the first one issued, so that a CRL never grows with the fleet.
 A shard is signed again when a certificate in it is revoked (a durable job) and when half of its life is over
 (looked for periodically). Numbers are ``max(last + 1, now)``: they rise although a restored backup may not
-know the last one (RFC 5280 section 5.2.3).
+know the last one (RFC 5280 section 5.2.3). A CRL is published only as successor of the very one that was the
+newest when it was begun: another that came in between may know of revocations that it does not.
 """
 
 from __future__ import annotations
@@ -25,8 +26,6 @@ _log = structlog.get_logger(__name__)
 
 _CHUNK = 5000
 _RETRIES = (1, 5, 15, 60, 300)
-_EXPIRED_STAY = 86_400
-"""Seconds that a revoked certificate stays listed after it expired (RFC 5280 section 3.3: one more CRL)."""
 
 
 class CRLPublisher:
@@ -50,9 +49,9 @@ class CRLPublisher:
         source = self._sources().get(str(job.payload["authority"]))
         if source is None:
             return None
-        crl = await self._sign(source, int(job.payload["shard"]))
+        crl, after = await self._sign(source, int(job.payload["shard"]))
 
-        return lambda tx: _publish(tx, crl)
+        return lambda tx: _publish(tx, crl, after)
 
     async def refresh(self) -> int:
         """Sign every CRL that is missing or past half of its life; answer how many. Run periodically."""
@@ -70,24 +69,28 @@ class CRLPublisher:
         return len(due)
 
     async def _publish_now(self, source: CRLSource, shard: int) -> None:
-        crl = await self._sign(source, shard)
-        await self._store.write(lambda tx: _publish(tx, crl))
+        crl, after = await self._sign(source, shard)
+        await self._store.write(lambda tx: _publish(tx, crl, after))
 
-    async def _sign(self, source: CRLSource, shard: int) -> StoredCRL:
+    async def _sign(self, source: CRLSource, shard: int) -> tuple[StoredCRL, int | None]:
+        """A CRL, and the number of the one that it follows."""
         now = self._clock.now()
         last = await self._store.read(lambda tx: authority_statements.crl(tx, source.name, shard))
         number = max(last.number + 1 if last else 1, now)
-        entries = await self._store.scan(lambda tx: self._entries(tx, source.name, shard, now))
+        # RFC 5280 section 3.3: listed until one regular CRL after expiry; one comes every half of a life.
+        expired_from = now - source.crl_seconds
+        entries = await self._store.scan(lambda tx: self._entries(tx, source.name, shard, expired_from))
         next_update = now + source.crl_seconds
         der = await source.sign_crl(shard, entries, number, now, next_update)
-        return StoredCRL(source.name, shard, number, der, now, next_update)
+        crl = StoredCRL(source.name, shard, number, der, now, next_update)
+        return crl, last.number if last else None
 
-    def _entries(self, tx: Tx, authority: str, shard: int, now: int) -> list[CRLEntry]:
+    def _entries(self, tx: Tx, authority: str, shard: int, expired_from: int) -> list[CRLEntry]:
         entries: list[CRLEntry] = []
         after_id = 0
         while True:
             rows = certificate_statements.revoked_in_shard(
-                tx, authority, shard, now - _EXPIRED_STAY, after_id, _CHUNK
+                tx, authority, shard, expired_from, after_id, _CHUNK
             )
             entries.extend(CRLEntry(serial, revoked, reason) for _, serial, revoked, reason in rows)
             if len(rows) < _CHUNK:
@@ -95,7 +98,7 @@ class CRLPublisher:
             after_id = rows[-1][0]
 
 
-def _publish(tx: Tx, crl: StoredCRL) -> None:
-    """Raises ``Conflict`` when another process was faster: its CRL may lack what this one knows."""
-    if not authority_statements.put_crl(tx, crl):
-        raise Conflict(f"CRL {crl.authority}/{crl.shard} number {crl.number} is not the newest")
+def _publish(tx: Tx, crl: StoredCRL, after: int | None) -> None:
+    """Raises ``Conflict`` when another was published meanwhile: each may lack what the other knows."""
+    if not authority_statements.put_crl(tx, crl, after):
+        raise Conflict(f"CRL {crl.authority}/{crl.shard} number {crl.number} does not follow the newest")

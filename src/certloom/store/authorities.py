@@ -132,16 +132,23 @@ def crl_deadlines(tx: Tx, authority: str) -> dict[int, int]:
     }
 
 
-def put_crl(tx: Tx, c: StoredCRL) -> bool:
-    """Publish a CRL unless one with the same or a higher number is there already."""
+def put_crl(tx: Tx, c: StoredCRL, after: int | None) -> bool:
+    """Publish a CRL as successor of the one numbered ``after`` (None: as the first); False when the newest is
+    another one, or its number is not lower."""
+    if after is None:
+        return (
+            tx.run(
+                "INSERT INTO crls (authority, shard, number, der, this_update, next_update)"
+                " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                msgspec.structs.astuple(c),
+            )
+            == 1
+        )
     return (
         tx.run(
-            "INSERT INTO crls (authority, shard, number, der, this_update, next_update)"
-            " VALUES (?, ?, ?, ?, ?, ?)"
-            " ON CONFLICT (authority, shard) DO UPDATE SET number = excluded.number, der = excluded.der,"
-            " this_update = excluded.this_update, next_update = excluded.next_update"
-            " WHERE crls.number < excluded.number",
-            msgspec.structs.astuple(c),
+            "UPDATE crls SET number = ?, der = ?, this_update = ?, next_update = ?"
+            " WHERE authority = ? AND shard = ? AND number = ? AND number < ?",
+            (c.number, c.der, c.this_update, c.next_update, c.authority, c.shard, after, c.number),
         )
         == 1
     )
