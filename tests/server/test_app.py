@@ -27,7 +27,7 @@ from certloom.server.data_dir import DataDirError
 from certloom.server.sockets import ListenError, bind, connect_unix
 from certloom.server.tls import TLSError
 from certloom.settings import Settings
-from certloom.settings.schema import Listen
+from certloom.settings.schema import Database, Listen
 from tests.server.listening import Client, run
 
 COMMAND = Path(sys.executable).with_name("certloom")
@@ -109,6 +109,17 @@ def test_plain_http_serves_ca_certificates_crls_and_health_but_not_acme(settings
                 "/ca/../data.key",
             ):
                 assert (await get(application, path))[0] == 404, path
+
+    run(main())
+
+
+def test_a_text_that_postgresql_cannot_even_compare_is_not_found(
+    settings: Settings, postgresql_url: str
+) -> None:
+    async def main() -> None:
+        database = Database(url=postgresql_url, connections=2)
+        async with running(msgspec.structs.replace(settings, database=database)) as application:
+            assert (await get(application, "/crl/%00/0.crl"))[0] == 404
 
     run(main())
 

@@ -98,6 +98,10 @@ class Pages:
     async def _crl(self, authority: str, shard: str) -> Page:
         if not (shard.isascii() and shard.isdigit() and len(shard) < 7 and str(int(shard)) == shard):
             return _NOT_FOUND
+        try:
+            self._rooms.books.authority_row(authority)
+        except UnknownName:
+            return _NOT_FOUND  # no need to ask the store, which cannot even be asked for every text
         number = int(shard)
         crl = await self._rooms.store.read(lambda tx: authority_statements.crl(tx, authority, number))
         if crl is None:
