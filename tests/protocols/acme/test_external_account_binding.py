@@ -7,8 +7,10 @@ from typing import Any
 
 import msgspec
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from certloom.audit import SYSTEM
+from certloom.store.credentials import set_terms
 from tests.protocols.acme import signing
 from tests.protocols.acme.lab import WEB, Lab, Labs, make_csr
 from tests.protocols.acme.signing import b64, new_key
@@ -187,6 +189,49 @@ def test_a_credential_that_was_revoked_vouches_no_more(labs: Labs) -> None:
         client = await lab.client().registered_by_eab(credential)
         await lab.store.write(lambda tx: lab.credentials.revoke(tx, credential.id, SYSTEM))
         assert (await client.order("a.corp.example")).json["status"] == "pending"
+
+    labs.run(scenario, web=REQUIRED)
+
+
+def test_what_a_credential_vouched_for_ends_with_it(labs: Labs) -> None:
+    """Orders that were ready, authorizations to reuse and the right to revoke: none outlives its ground."""
+
+    async def scenario(lab: Lab) -> None:
+        other = await lab.client("other").registered()
+        _, certificate = await other.certificate("a.corp.example")
+        credential = await lab.eab(names=("**.corp.example",), preauthorized=True)
+        client = await lab.client().registered_by_eab(credential)
+        ready = await client.order("a.corp.example", "*.corp.example")
+        authz = {"identifier": {"type": "dns", "value": "b.corp.example"}}
+        assert (await client.post(client.url("new-authz"), authz)).json["status"] == "valid"
+        await lab.store.write(lambda tx: lab.credentials.revoke(tx, credential.id, SYSTEM))
+
+        refused = await client.finalize(ready, make_csr(["a.corp.example", "*.corp.example"]))
+        assert (refused.status, refused.type) == (403, "unauthorized")
+        named = [cause["identifier"]["value"] for cause in refused.json["subproblems"]]
+        assert sorted(named) == ["*.corp.example", "a.corp.example"]
+        payload = {"certificate": b64(certificate.public_bytes(Encoding.DER))}
+        assert (await client.post(client.url("revoke-cert"), payload)).type == "unauthorized"
+        assert (await client.post(client.url("new-authz"), authz)).json["status"] == "pending"
+        order = await client.order("a.corp.example")
+        assert order.json["status"] == "pending"
+        # What is proved, by contrast, stays.
+        await client.prove(order)
+        assert (await client.finalize(order, make_csr(["a.corp.example"]))).json["status"] == "valid"
+        assert (await client.post(client.url("revoke-cert"), payload)).status == 200
+
+    labs.run(scenario, web=REQUIRED)
+
+
+def test_names_that_a_credential_is_no_longer_for_cannot_be_finalized(labs: Labs) -> None:
+    async def scenario(lab: Lab) -> None:
+        credential = await lab.eab(names=("**.corp.example",))
+        client = await lab.client().registered_by_eab(credential)
+        order = await client.order("a.corp.example")
+        await client.prove(order)
+        await lab.store.write(lambda tx: set_terms(tx, credential.id, ("b.corp.example",), False, None))
+        refused = await client.finalize(order, make_csr(["a.corp.example"]))
+        assert (refused.status, refused.type) == (403, "unauthorized")
 
     labs.run(scenario, web=REQUIRED)
 

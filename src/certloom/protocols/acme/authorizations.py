@@ -128,7 +128,7 @@ def make(
     if vouched.preauthorized and preauthorizes(vouched.preauthorized, identifier):
         status = AuthorizationStatus.VALID
         # One challenge, shown as done: clients that look for one to do (acme.sh, for wildcards) find it done.
-        held = [HeldChallenge(type, ChallengeStatus.VALID, validated=now) for type in types[:1]]
+        held = [HeldChallenge(type, ChallengeStatus.VALID, validated=now, vouched=True) for type in types[:1]]
         challenges, expires = messages.write_challenges(held), now + acme.order_lifetime
     else:
         status, challenges = AuthorizationStatus.PENDING, _pending(types)
@@ -146,6 +146,22 @@ def make(
         created=now,
         expires=expires,
     )
+
+
+def still_holds(authorization: StoredAuthorization, vouched: Vouched) -> bool:
+    """Whether a valid authorization can be relied on as the account's credential is now.
+
+    What was proved can, unless the credential excludes the name. What the credential vouched for can only for
+    as long as it does: to revoke a credential that has leaked is to stop all that it let happen.
+    """
+    type = IdentifierType(authorization.identifier_type)
+    value = ("*." if authorization.wildcard else "") + authorization.identifier_value
+    identifier = Identifier(type, value)
+    if vouched.only and not any(matches(pattern, identifier) for pattern in vouched.only):
+        return False
+    held = messages.read_challenges(authorization.challenges)
+    was_proved = any(h.status == ChallengeStatus.VALID and not h.vouched for h in held)
+    return was_proved or preauthorizes(vouched.preauthorized, identifier)
 
 
 def challenge_resource(
@@ -250,7 +266,7 @@ async def new_authz(service: ACMEService, x: Exchange) -> Answer:
         known = statements.usable_authorization(
             tx, account.id, identifier.type.value, identifier.value, False, now + 60, pending=True
         )
-        if known is not None:
+        if known is not None and (known.status != AuthorizationStatus.VALID or still_holds(known, vouched)):
             return known, False
         limits.check_failures(tx, x.channel, account.id, now)
         made = make(service, x.channel, account.id, None, identifier, vouched)

@@ -18,6 +18,7 @@ from certloom.pki.identifiers import Identifier, IdentifierError, IdentifierType
 from certloom.pki.keys import KeyRejected, check_fit
 from certloom.policy.decisions import Requester
 from certloom.protocols.acme import base64url, messages
+from certloom.protocols.acme.authorizations import NOT_VOUCHED, Vouched, read_vouched, still_holds
 from certloom.protocols.acme.challenges import check_caa
 from certloom.protocols.acme.exchange import Answer, Exchange, location
 from certloom.protocols.acme.jwk import AccountKey
@@ -53,7 +54,8 @@ class _Loaded(msgspec.Struct, frozen=True):
     request: EnrolmentRequest | None
     """What it was finalized with."""
     authorizations: tuple[StoredAuthorization, ...] = ()
-    """Only where CAA may have to be asked again."""
+    """Only where they have to be looked at again: for CAA, or because the account has a credential."""
+    vouched: Vouched = NOT_VOUCHED
 
 
 async def finalize(service: ACMEService, x: Exchange, id: str) -> Answer:
@@ -67,9 +69,9 @@ async def finalize(service: ACMEService, x: Exchange, id: str) -> Answer:
             return _Loaded(None, None)
         order = state.order
         request = request_statements.get(tx, order.request_id) if order.request_id is not None else None
-        if caa and state.status is OrderStatus.READY:
+        if (caa or account.credential_id is not None) and state.status is OrderStatus.READY:
             rests_on = statements.authorizations(tx, order.authorization_ids.split())
-            return _Loaded(state, request, tuple(rests_on))
+            return _Loaded(state, request, tuple(rests_on), read_vouched(service, tx, account))
         return _Loaded(state, request)
 
     signed = await by_account(service, x, load)
@@ -84,6 +86,7 @@ async def finalize(service: ACMEService, x: Exchange, id: str) -> Answer:
     if order.profile not in x.channel.profiles or not service.books.has_profile(order.profile):
         raise Problem("invalidProfile", f"the profile {order.profile} is no longer offered")
     csr = _check_csr(der, order, signed.key)
+    _check_vouched(signed.loaded)
     if caa:
         await _check_caa(service, x, signed.loaded.authorizations, signed.account.id, now)
     return await _submit(service, x, order, csr)
@@ -137,6 +140,19 @@ def _common_name(text: str, wanted: set[tuple[str, str]]) -> tuple[str, str]:
                 "badCSR", f"the common name {text[:100]!r} is not one of the order's names"
             ) from None
     return identifier.type.value, identifier.value
+
+
+def _check_vouched(loaded: _Loaded) -> None:
+    """Raises ``unauthorized`` for names that the account's credential let pass, and does not any more."""
+    lost = [a for a in loaded.authorizations if not still_holds(a, loaded.vouched)]
+    if lost:
+        raise from_identifiers([_lost(authorization) for authorization in lost])
+
+
+def _lost(authorization: StoredAuthorization) -> Subproblem:
+    value = ("*." if authorization.wildcard else "") + authorization.identifier_value
+    detail = f"the external account that this account is bound to does not stand for {value} any more"
+    return subproblem("unauthorized", detail, authorization.identifier_type, value)
 
 
 async def _check_caa(

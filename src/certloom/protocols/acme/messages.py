@@ -251,6 +251,8 @@ class HeldChallenge(msgspec.Struct, frozen=True, omit_defaults=True):
     """When the domain's CAA records last let this CA issue; None where they were not asked."""
     error: ProblemDocument | None = None
     records: Raw | UnsetType = UNSET
+    vouched: bool = False
+    """Nothing was proved: the account's credential vouched for the name."""
 
 
 encode: Final = msgspec.json.Encoder().encode

@@ -17,7 +17,13 @@ from certloom.policy.decide import decide
 from certloom.policy.decisions import Facts, Reason, Requester
 from certloom.protocols.acme import limits, messages
 from certloom.protocols.acme.ari import BadCertID, find_certificate
-from certloom.protocols.acme.authorizations import make, parse_identifier, read_vouched, why_not
+from certloom.protocols.acme.authorizations import (
+    make,
+    parse_identifier,
+    read_vouched,
+    still_holds,
+    why_not,
+)
 from certloom.protocols.acme.exchange import Answer, Exchange, Header, location, retry_after
 from certloom.protocols.acme.messages import IdentifierObject
 from certloom.protocols.acme.problems import (
@@ -167,7 +173,7 @@ async def new_order(service: ACMEService, x: Exchange) -> Answer:
         rests_on: list[StoredAuthorization] = []
         for identifier in asked.identifiers:
             authorization = _reusable(tx, account.id, identifier, now) if acme.authorization_reuse else None
-            if authorization is None:
+            if authorization is None or not still_holds(authorization, vouched):
                 authorization = make(service, x.channel, account.id, id, identifier, vouched)
                 statements.insert_authorization(tx, authorization)
             rests_on.append(authorization)

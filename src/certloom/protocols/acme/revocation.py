@@ -12,6 +12,7 @@ from certloom.enrollment.errors import EnrollmentError
 from certloom.pki.certificates import CertificateError, CertificateFacts, parse_certificate
 from certloom.pki.identifiers import Identifier
 from certloom.protocols.acme import base64url, jws, messages
+from certloom.protocols.acme.authorizations import Vouched, read_vouched, still_holds
 from certloom.protocols.acme.exchange import Answer, Exchange
 from certloom.protocols.acme.problems import Problem, malformed, of_enrollment
 from certloom.protocols.acme.service import ACMEService, Signed, by_account, nothing, read_jws
@@ -79,7 +80,8 @@ async def _check_account(service: ACMEService, signed: Signed[None], asked: _Ask
     now = service.clock.now()
 
     def unit(tx: Tx) -> bool:
-        return all(_may_have(tx, account.id, name, now) for name in asked.facts.identifiers)
+        vouched = read_vouched(service, tx, account)
+        return all(_may_have(tx, account.id, name, vouched, now) for name in asked.facts.identifiers)
 
     if not asked.facts.identifiers or not await service.store.read(unit):
         raise Problem(
@@ -88,8 +90,8 @@ async def _check_account(service: ACMEService, signed: Signed[None], asked: _Ask
         )
 
 
-def _may_have(tx: Tx, account_id: str, name: Identifier, now: int) -> bool:
+def _may_have(tx: Tx, account_id: str, name: Identifier, vouched: Vouched, now: int) -> bool:
     wildcard = name.is_wildcard
     value = name.value[2:] if wildcard else name.value
     found = statements.usable_authorization(tx, account_id, name.type.value, value, wildcard, now)
-    return found is not None
+    return found is not None and still_holds(found, vouched)
