@@ -125,7 +125,7 @@ def start_caddy(folder: Path) -> Server:
                         "listen": [f"{ADDRESS}:{port}"],
                         "automatic_https": {"disable": True},
                         "tls_connection_policies": [{}],
-                        "routes": [{"handle": [{"handler": "acme_server", "challenges": ["http-01"]}]}],
+                        "routes": [{"handle": [{"handler": "acme_server"}]}],
                     }
                 }
             },
