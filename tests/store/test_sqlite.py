@@ -69,7 +69,32 @@ def test_units_that_wait_together_are_committed_together(tmp_path: Path) -> None
             store._writer.set_trace_callback(None)
             # The end of the holding unit's own transaction, then one for the twenty.
             assert statements.count("BEGIN IMMEDIATE") == 1
-            assert statements.count("SAVEPOINT unit") == 20
+            assert statements.count("SAVEPOINT unit") == 0
+
+    run(go())
+
+
+def test_a_batch_with_a_failing_unit_is_run_again_with_savepoints(tmp_path: Path) -> None:
+    def fail(tx: Tx) -> None:
+        _put("bad")(tx)
+        raise ValueError("no")
+
+    async def go() -> None:
+        async with _opened(tmp_path / "db") as store:
+            statements: list[str] = []
+            async with _held_writer(store):
+                store._writer.set_trace_callback(statements.append)
+                units = [_put("k1"), fail, _put("k2")]
+                writes = [asyncio.create_task(store.write(unit)) for unit in units]
+                await asyncio.sleep(0)
+            outcomes = await asyncio.gather(*writes, return_exceptions=True)
+            store._writer.set_trace_callback(None)
+            assert [type(outcome) for outcome in outcomes] == [int, ValueError, int]
+            assert statements.count("SAVEPOINT unit") == 3
+            keys = await store.read(
+                lambda tx: tx.all("SELECT key FROM facts WHERE key IN ('k1', 'k2', 'bad')")
+            )
+            assert sorted(keys) == [("k1",), ("k2",)]
 
     run(go())
 

@@ -15,7 +15,7 @@ def first_id_at(at_ms: int) -> str:
 def finished_orders(tx: Tx, expired_before: int, limit: int) -> list[str]:
     """Ids of orders that expired before then, but not those whose enrolment request is still open."""
     rows = tx.all(
-        # An order that expired before then was made before then, and ids begin with the time: no index needed.
+        # What expired before then was made before then, and ids begin with the time: no index is needed.
         "SELECT o.id FROM acme_orders o WHERE o.id < ? AND o.expires < ? AND NOT EXISTS"
         " (SELECT 1 FROM enrolment_requests r WHERE r.id = o.request_id"
         " AND r.state IN ('received', 'awaiting_approval', 'approved', 'issuing'))"

@@ -1,9 +1,9 @@
 """SQLite for one process.
 
 One writer thread owns the only connection that writes. It takes all units that wait, runs them in one
-transaction with a savepoint each, commits once (one sync of the write-ahead log for all of them), and only
-then resolves their futures, all in one call into the event loop. A unit that fails is rolled back to its
-savepoint and the others stay.
+transaction, commits once (one sync of the write-ahead log for all of them), and only then resolves their
+futures, all in one call into the event loop. When a unit fails, the batch is run again with a savepoint for
+each: the one that fails is rolled back to its savepoint and the others stay.
 
 Point reads run in the event loop on a connection of their own: a thread would cost ten times the read. They
 share a snapshot until the next commit, because to begin one takes several system calls and empties the
@@ -19,6 +19,7 @@ import os
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -36,6 +37,10 @@ _Item = tuple[_Unit, "asyncio.Future[Any]"]
 
 _BATCH = 256
 """Units per commit at most, so that the first does not wait for ever on the last."""
+_BUSY = 0.002
+_GATHER = 0.001
+"""When a unit comes within the first of these seconds after a commit, others are likely on their way: the
+writer waits for the second, so that one sync to disk serves more of them. A lone client is never slowed."""
 _FOLD = "fold"
 _PATIENCE = 0.25
 """Seconds that the writer waits for a busy event loop before it folds what it can."""
@@ -217,8 +222,11 @@ class SQLiteStore:
     def _write_batches(self) -> None:
         take, take_now = self._queue.get, self._queue.get_nowait
         loop: asyncio.AbstractEventLoop | None = None
+        ended = 0.0
         while True:
             item = take()
+            if isinstance(item, tuple) and time.monotonic() - ended < _BUSY:
+                time.sleep(_GATHER)
             batch: list[_Item] = []
             while isinstance(item, tuple):
                 batch.append(item)
@@ -232,6 +240,7 @@ class SQLiteStore:
                 loop = batch[0][1].get_loop()
                 self._commit(batch)
                 self._checkpointer.committed(self._writer.total_changes)
+                ended = time.monotonic()
             if item is None:
                 return
             if item is _FOLD:
@@ -254,6 +263,8 @@ class SQLiteStore:
 
     def _commit(self, batch: list[_Item]) -> None:
         """Run a batch in one transaction and tell every future how it went."""
+        if len(batch) > 1 and self._commit_together(batch):
+            return
         execute = self._writer.execute
         outcomes: list[tuple[asyncio.Future[Any], Any, BaseException | None]] = []
         signals: set[str] = set()
@@ -294,6 +305,42 @@ class SQLiteStore:
                 reason = StoreError(f"the transaction failed: {reason}")
             outcomes = [(future, None, reason) for _, future in batch]
             signals.clear()
+        self._deliver(batch, outcomes, signals)
+
+    def _commit_together(self, batch: list[_Item]) -> bool:
+        """Run a batch without savepoints; False, and nothing has been done, when a unit of it fails."""
+        execute = self._writer.execute
+        outcomes: list[tuple[asyncio.Future[Any], Any, BaseException | None]] = []
+        signals: set[str] = set()
+        try:
+            execute("BEGIN IMMEDIATE")
+            for unit, future in batch:
+                tx = SQLiteTx(self._writer)
+                result = unit(tx)
+                if tx.failed is not None:
+                    raise tx.failed
+                outcomes.append((future, result, None))
+                if tx.signals is not None:
+                    signals |= tx.signals
+                tx.end()
+            execute("COMMIT")
+        except BaseException:
+            # Units may run twice: they do now, each in a savepoint, to find out whose failure it is.
+            with contextlib.suppress(sqlite3.Error):
+                if self._writer.in_transaction:
+                    execute("ROLLBACK")
+            return False
+        self._commits += 1
+        self._short_snapshots = False
+        self._deliver(batch, outcomes, signals)
+        return True
+
+    def _deliver(
+        self,
+        batch: list[_Item],
+        outcomes: list[tuple[asyncio.Future[Any], Any, BaseException | None]],
+        signals: set[str],
+    ) -> None:
         with contextlib.suppress(RuntimeError):  # the event loop is gone, and with it whoever waited
             batch[0][1].get_loop().call_soon_threadsafe(self._resolve, outcomes, signals)
 
