@@ -193,3 +193,16 @@ def test_a_revoked_certificate_can_still_be_downloaded(labs: Labs) -> None:
         assert (await client.post(done.location)).json["status"] == "valid"
 
     labs.run(scenario)
+
+
+def test_another_account_cannot_have_a_key_it_never_had_blocked(labs: Labs) -> None:
+    async def scenario(lab: Lab) -> None:
+        owner, other = await lab.client().registered(), await lab.client().registered()
+        der = await issue(owner, "a.example.com")
+        await other.prove(await other.order("a.example.com"))
+        answer = await revoke(other, der, 1)
+        assert (answer.status, answer.type) == (400, "badRevocationReason")
+        assert await reason_of(lab) is None
+        assert (await revoke(other, der, 5)).status == 200
+
+    labs.run(scenario)

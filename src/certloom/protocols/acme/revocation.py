@@ -9,6 +9,7 @@ import msgspec
 
 from certloom.audit import Origin
 from certloom.enrollment.errors import EnrollmentError
+from certloom.enrollment.revoke import KEY_COMPROMISE
 from certloom.pki.certificates import CertificateError, CertificateFacts, parse_certificate
 from certloom.pki.identifiers import Identifier
 from certloom.protocols.acme import base64url, jws, messages
@@ -87,6 +88,12 @@ async def _check_account(service: ACMEService, signed: Signed[None], asked: _Ask
         raise Problem(
             "unauthorized",
             "the certificate is another account's, and this one does not hold all its names",
+        )
+    if asked.reason == KEY_COMPROMISE:
+        # It would block for ever a key that this account never had.
+        raise Problem(
+            "badRevocationReason",
+            "keyCompromise is for the account that got the certificate, or for its key, to give",
         )
 
 
