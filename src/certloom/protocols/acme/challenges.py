@@ -114,7 +114,7 @@ async def _at_once(
     await asyncio.wait((task,), timeout=_AT_ONCE)
     failed = task.exception() if task.done() else None
     if not task.done() or (failed is not None and not _is_final(failed)):
-        asyncio.get_running_loop().call_later(_KEPT, service.checks.pop, key, None)
+        asyncio.get_running_loop().call_later(_KEPT, _forget, service.checks, key, task)
         return None
     try:
         if isinstance(failed, ValidationFailed):
@@ -128,6 +128,15 @@ async def _at_once(
 
 def _is_final(error: BaseException) -> bool:
     return isinstance(error, ValidationFailed) and not error.retryable
+
+
+def _forget(
+    checks: dict[tuple[str, str], asyncio.Task[Validated]],
+    key: tuple[str, str],
+    task: asyncio.Task[Validated],
+) -> None:
+    if checks.get(key) is task:
+        del checks[key]
 
 
 def _noted(task: asyncio.Task[Validated]) -> None:
@@ -343,7 +352,8 @@ def _end(
 
     def unit(tx: Tx) -> StoredAuthorization | None:
         was = statements.authorization(tx, id, lock=True)
-        if was is None or was.status != AuthorizationStatus.PENDING:
+        now = service.clock.now()
+        if was is None or authorization_status(was.status, was.expires, now) != AuthorizationStatus.PENDING:
             return was
         held = _held(was, type)
         if responds and held.status == ChallengeStatus.PENDING:
