@@ -37,10 +37,11 @@ _Item = tuple[_Unit, "asyncio.Future[Any]"]
 
 _BATCH = 256
 """Units per commit at most, so that the first does not wait for ever on the last."""
-_BUSY = 0.002
+_BUSY = 0.0015
 _GATHER = 0.001
-"""When a unit comes within the first of these seconds after a commit, others are likely on their way: the
-writer waits for the second, so that one sync to disk serves more of them. A lone client is never slowed."""
+"""When units have lately come more often than one in the first of these seconds, others are likely on their
+way: the writer waits for the second before it takes what there is, so that one sync to disk serves more of
+them. A lone client, which waits for each answer before it asks again, is not slowed."""
 _FOLD = "fold"
 _PATIENCE = 0.25
 """Seconds that the writer waits for a busy event loop before it folds what it can."""
@@ -125,7 +126,7 @@ class SQLiteStore:
             self._end_snapshot()
             return _on_snapshot(self._reader, unit)
         commits = self._commits
-        if self._snapshot != commits:
+        if self._snapshot != commits or not self._reader.in_transaction:
             self._end_snapshot()
             self._reader.execute("BEGIN")
             self._snapshot = commits
@@ -222,10 +223,10 @@ class SQLiteStore:
     def _write_batches(self) -> None:
         take, take_now = self._queue.get, self._queue.get_nowait
         loop: asyncio.AbstractEventLoop | None = None
-        ended = 0.0
+        began, mean = time.monotonic(), 1.0
         while True:
             item = take()
-            if isinstance(item, tuple) and time.monotonic() - ended < _BUSY:
+            if mean < _BUSY and isinstance(item, tuple):
                 time.sleep(_GATHER)
             batch: list[_Item] = []
             while isinstance(item, tuple):
@@ -240,7 +241,9 @@ class SQLiteStore:
                 loop = batch[0][1].get_loop()
                 self._commit(batch)
                 self._checkpointer.committed(self._writer.total_changes)
-                ended = time.monotonic()
+                now = time.monotonic()
+                mean += (min(now - began, 1.0) / len(batch) - mean) / 16
+                began = now
             if item is None:
                 return
             if item is _FOLD:
