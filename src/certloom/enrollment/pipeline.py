@@ -168,7 +168,7 @@ class Enrollment:
             state=State.RECEIVED,
             protocol=ask.protocol,
             channel=ask.channel,
-            requester=f"{ask.requester.kind}:{ask.requester.id}",
+            requester=_text(ask.requester),
             profile=ask.profile,
             profile_version=decision.contents.profile_version,
             ask=_remember(_Remembered(ask.identifiers, ask.not_before, ask.not_after, ask.replaces)).decode(),
@@ -349,6 +349,13 @@ class Enrollment:
         self._record(tx, changed, origin, {"reasons": [reason.code for reason in changed.reasons]})
         return changed
 
+    def cancel_of(self, tx: Tx, requester: Requester, origin: Origin) -> int:
+        """Withdraw what a requester who is no more still waits for; answer how many that was."""
+        waiting = statements.waiting_of(tx, _text(requester))
+        for request in waiting:
+            self.transition(tx, request, origin, Act.CANCEL)
+        return len(waiting)
+
     def note_approval(
         self, tx: Tx, request: EnrolmentRequest, approvals: tuple[Approval, ...], origin: Origin
     ) -> EnrolmentRequest:
@@ -372,8 +379,12 @@ class Enrollment:
         )
 
 
+def _text(requester: Requester) -> str:
+    return f"{requester.kind}:{requester.id}"
+
+
 def _same(known: EnrolmentRequest, ask: Ask) -> EnrolmentRequest:
     """A repeated ask gets the request it made, but only if it truly is the same ask."""
-    if known.csr != ask.csr.der or known.requester != f"{ask.requester.kind}:{ask.requester.id}":
+    if known.csr != ask.csr.der or known.requester != _text(ask.requester):
         raise Refused(Reason("different-ask", "this was asked before, with another CSR"))
     return known

@@ -129,6 +129,18 @@ def listing(tx: Tx, states: tuple[str, ...], limit: int, after: str = "") -> lis
     ]
 
 
+def waiting_of(tx: Tx, requester: str) -> list[EnrolmentRequest]:
+    """A requester's requests that can still be withdrawn, locked. They are few: an index holds the open ones."""
+    return [
+        _request(row)
+        for row in tx.all(
+            f"SELECT {_COLUMNS} FROM enrolment_requests WHERE state IN ('awaiting_approval', 'approved')"
+            f" AND requester = ? ORDER BY id{tx.for_update}",
+            (requester,),
+        )
+    ]
+
+
 def update(tx: Tx, r: EnrolmentRequest, was: str) -> bool:
     """Write what a transition may change, if the request is still in state ``was``."""
     return (

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from certloom.audit import Origin
 from certloom.authorities.base import AuthorityUnavailable
-from certloom.enrollment.errors import Unavailable
+from certloom.enrollment.errors import Refused, Unavailable
 from certloom.policy.decisions import Reason
 from tests.protocols.acme.lab import Answer, Client, Lab, Labs, make_csr
 from tests.protocols.acme.signing import b64
@@ -322,6 +322,19 @@ def test_a_request_that_waits_for_a_person_is_processing_until_somebody_agrees(l
             await asyncio.sleep(0.01)
         assert (await client.post(done.json["certificate"])).status == 200
         assert (await client.finalize(order, csr)).json["status"] == "valid"
+
+    labs.run(scenario)
+
+
+def test_deactivating_the_account_withdraws_what_waits_for_a_person(labs: Labs) -> None:
+    async def scenario(lab: Lab) -> None:
+        client = await lab.client("slow").registered()
+        await client.finalize(await ready(client, "a.example.com"), make_csr(["a.example.com"]))
+        assert (await client.post(client.account, {"status": "deactivated"})).status == 200
+        ((id, state),) = await lab.store.read(lambda tx: tx.all("SELECT id, state FROM enrolment_requests"))
+        assert state == "cancelled"
+        with pytest.raises(Refused):
+            await lab.approvals.approve(id, PERSON)
 
     labs.run(scenario)
 

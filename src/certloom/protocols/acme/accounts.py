@@ -10,6 +10,7 @@ from msgspec import UNSET, Raw
 
 from certloom.audit import record
 from certloom.identity.credentials import CredentialRefused, EABCredential
+from certloom.policy.decisions import Requester
 from certloom.protocols.acme import jws, limits, messages
 from certloom.protocols.acme.exchange import Answer, Exchange, location
 from certloom.protocols.acme.jwk import AccountKey, account_key
@@ -208,6 +209,8 @@ async def _deactivate(service: ACMEService, x: Exchange, was: StoredAccount) -> 
         if statements.set_account_status(tx, was.id, was.status, status):
             subject = f"acme-account:{was.id}"
             record(tx, service.clock.now_ms(), "acme-account.deactivated", subject, x.origin(was.id))
+            # RFC 8555 section 7.3.6: what the account still waits for is not to be done any more.
+            service.enrollment.cancel_of(tx, Requester("acme-account", was.id), x.origin(was.id))
 
     await service.store.write(unit)
     return msgspec.structs.replace(was, status=status)
