@@ -130,7 +130,7 @@ def listing(tx: Tx, states: tuple[str, ...], limit: int, after: str = "") -> lis
 
 
 def waiting_of(tx: Tx, requester: str) -> list[EnrolmentRequest]:
-    """A requester's requests that can still be withdrawn, locked. They are few: an index holds the open ones."""
+    """Requests that can still be withdrawn, locked. They are few: an index holds those that are open."""
     return [
         _request(row)
         for row in tx.all(
