@@ -114,6 +114,11 @@ def _print_banner(application: Application, welcome: Welcome | None) -> None:
     lines = [f"Certloom is running. ACME directory: {directory}", f"Root certificate: {root}"]
     if rooms.origins.http:
         lines.append(f"CA certificates and CRLs: {rooms.origins.http}/")
+        if rooms.origins.http.startswith("http://localhost"):
+            lines.append(
+                "  Every certificate carries that address for good, and nobody else can reach it: set"
+                " public_http_url before you issue in earnest."
+            )
     if welcome is not None:
         folder = rooms.data_dir.path.parent / "certbot-demo"
         lines += [
