@@ -37,8 +37,8 @@ _Item = tuple[_Unit, "asyncio.Future[Any]"]
 
 _BATCH = 256
 """Units per commit at most, so that the first does not wait for ever on the last."""
-_BUSY = 0.0015
-_GATHER = 0.001
+_BUSY = 0.003
+_GATHER = 0.002
 """When units have lately come more often than one in the first of these seconds, others are likely on their
 way: the writer waits for the second before it takes what there is, so that one sync to disk serves more of
 them. A lone client, which waits for each answer before it asks again, is not slowed."""
