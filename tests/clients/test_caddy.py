@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from tests.clients.checks import Obtained, check
 from tests.clients.lab import ADDRESS, TOOLS, Lab, Program, environment, fresh_name, wait_for
@@ -105,10 +107,19 @@ class Caddy:
             # The key and the metadata are written after the certificate.
             if not stored or not stored[0].with_suffix(".json").exists():
                 return False
+            if not self._whole(stored[0]):
+                return False
             return other_than is None or self._check().serial != other_than.serial
 
         wait_for("Caddy's certificate", ready, 60)
         return self._check()
+
+    @staticmethod
+    def _whole(stored: Path) -> bool:
+        """Whether the certificate and the key beside it belong together: a renewal replaces one by one."""
+        certificate = x509.load_pem_x509_certificate(stored.read_bytes())
+        key = load_pem_private_key(stored.with_suffix(".key").read_bytes(), None)
+        return bool(key.public_key() == certificate.public_key())
 
     def _check(self) -> Obtained:
         (stored,) = self._stored()
