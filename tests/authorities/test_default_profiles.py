@@ -53,6 +53,7 @@ def test_what_a_default_profile_decides_passes_lint(profile: Profile, algorithm:
             1,
             Facts(
                 now=NOW,
+                protocol="acme",
                 channel="web",
                 requester=Requester("acme-account", "1"),
                 key=key,

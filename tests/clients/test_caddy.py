@@ -104,22 +104,17 @@ class Caddy:
         def ready() -> bool:
             program.check()
             stored = self._stored()
-            # The key and the metadata are written after the certificate.
+            # Key, certificate and metadata are written one after another.
             if not stored or not stored[0].with_suffix(".json").exists():
                 return False
-            if not self._whole(stored[0]):
+            certificate = x509.load_pem_x509_certificate(stored[0].read_bytes())
+            if other_than is not None and certificate.serial_number == other_than.serial:
                 return False
-            return other_than is None or self._check().serial != other_than.serial
+            key = load_pem_private_key(stored[0].with_suffix(".key").read_bytes(), None)
+            return bool(key.public_key() == certificate.public_key())
 
         wait_for("Caddy's certificate", ready, 60)
         return self._check()
-
-    @staticmethod
-    def _whole(stored: Path) -> bool:
-        """Whether the certificate and the key beside it belong together: a renewal replaces one by one."""
-        certificate = x509.load_pem_x509_certificate(stored.read_bytes())
-        key = load_pem_private_key(stored.with_suffix(".key").read_bytes(), None)
-        return bool(key.public_key() == certificate.public_key())
 
     def _check(self) -> Obtained:
         (stored,) = self._stored()

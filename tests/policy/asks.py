@@ -59,6 +59,7 @@ def profile(**changes: Any) -> Profile:
 def facts(*identifiers: Identifier, **changes: Any) -> Facts:
     values: dict[str, Any] = {
         "now": NOW,
+        "protocol": "acme",
         "channel": "web",
         "requester": Requester("acme-account", "1"),
         "key": EC,

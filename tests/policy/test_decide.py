@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from certloom.pki.names import Name
 from certloom.policy.decide import decide
-from certloom.policy.decisions import CertificateContents, Decision, Facts, LintMode, Outcome
+from certloom.policy.decisions import CertificateContents, Decision, Facts, LintMode, Outcome, Stage
 from certloom.policy.profiles import Profile, default_profiles
 from tests.policy.asks import (
     DAY,
@@ -350,11 +350,12 @@ def test_validity_is_exact_bounded_and_never_mostly_over(
 
 
 def test_people_are_asked_where_the_profile_wants_them() -> None:
-    web = profile(approval={"approvers": 2, "good_for": "3d"})
+    web = profile(approval={"approvers": 2, "wait": "3d"})
     decision = decide(web, 1, facts())
     assert decision.outcome is Outcome.ASK
     assert [reason.code for reason in decision.reasons] == ["approval-needed"]
-    assert (decision.approvals_needed, decision.approval_seconds) == (2, 3 * DAY)
+    assert decision.approval is not None
+    assert (decision.approval.stages, decision.approval.wait) == ((Stage(approvers=2),), 3 * DAY)
     assert decision.contents is not None
     assert decide(web, 1, facts(approved=True)) == Decision(Outcome.ISSUE, (), decision.contents)
 

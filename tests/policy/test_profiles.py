@@ -50,7 +50,7 @@ value = "3003020105"
 
 [approval]
 approvers = 2
-good_for = "3d"
+wait = "3d"
 
 [lint]
 mode = "every"
@@ -70,7 +70,7 @@ def test_a_profile_is_read_from_toml() -> None:
         300,
     )
     assert (profile.renewal.start, profile.renewal.end) == (10 * 86400, 5 * 86400)
-    assert (profile.approval.approvers, profile.approval.good_for) == (2, 3 * 86400)
+    assert (profile.approval.approvers, profile.approval.wait) == (2, 3 * 86400)
     assert profile.lint.mode is LintMode.EVERY
 
 

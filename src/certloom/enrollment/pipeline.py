@@ -148,6 +148,7 @@ class Enrollment:
             version,
             Facts(
                 now=self._clock.now(),
+                protocol=ask.protocol,
                 channel=ask.channel,
                 requester=ask.requester,
                 key=ask.csr.key,
@@ -174,7 +175,7 @@ class Enrollment:
             ask=_remember(_Remembered(ask.identifiers, ask.not_before, ask.not_after, ask.replaces)).decode(),
             csr=ask.csr.der,
             reasons=decision.reasons,
-            approvals_needed=decision.approvals_needed,
+            approvals_needed=sum(s.approvers for s in decision.approval.stages) if decision.approval else 0,
             idempotency_key=ask.idempotency_key,
             created=now,
             updated=now,
@@ -186,7 +187,7 @@ class Enrollment:
         waiting = msgspec.structs.replace(
             request,
             state=after(request.state, Act.ASK),
-            expires=self._clock.now() + decision.approval_seconds,
+            expires=self._clock.now() + (decision.approval.wait if decision.approval else 0),
         )
         return await self._store_open(waiting, ask, also, job=False)
 
@@ -271,6 +272,7 @@ class Enrollment:
             version,
             Facts(
                 now=self._clock.now(),
+                protocol=request.protocol,
                 channel=request.channel,
                 requester=Requester(kind, requester_id),
                 key=key,

@@ -36,7 +36,7 @@ from functools import lru_cache
 from certloom.pki.extensions import Extension
 from certloom.pki.identifiers import Identifier, IdentifierType
 from certloom.pki.keys import PublicKeyFacts
-from certloom.policy.decisions import CertificateContents, Decision, Facts, Outcome, Reason
+from certloom.policy.decisions import ApprovalTerms, CertificateContents, Decision, Facts, Outcome, Reason
 from certloom.policy.name_rules import Patterns, compile_patterns
 from certloom.policy.profile_parts import (
     ECKeys,
@@ -191,17 +191,15 @@ def decide(profile: Profile, version: int, facts: Facts) -> Decision:
         lint=lint.mode,
         lint_level=lint.level,
     )
-    approvers = profile.approval.approvers
-    if approvers and not facts.approved:
-        people = "a person" if approvers == 1 else f"{approvers} people"
-        return Decision(
-            Outcome.ASK,
-            (Reason("approval-needed", f"{people} must agree first"),),
-            contents,
-            approvers,
-            profile.approval.good_for,
-        )
+    terms = profile.approval.terms()
+    if terms is not None and not facts.approved:
+        return Decision(Outcome.ASK, (_people_must_agree(terms),), contents, terms)
     return Decision(Outcome.ISSUE, (), contents)
+
+
+def _people_must_agree(terms: ApprovalTerms) -> Reason:
+    count = sum(stage.approvers for stage in terms.stages)
+    return Reason("approval-needed", f"{'a person' if count == 1 else f'{count} people'} must agree first")
 
 
 def _check_names(compiled: _Compiled, identifiers: tuple[Identifier, ...], reasons: list[Reason]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Annotated
 
 import msgspec
 
@@ -15,18 +16,38 @@ from certloom.pki.names import Name
 class Requester(msgspec.Struct, frozen=True):
     """Who is asking, as authenticated.
 
-    ``kind`` is ``acme-account``, ``credential``, ``certificate``, ``token``, ``person`` or ``system``;
-    ``id`` is that kind's own identifier.
+    ``kind`` is ``acme-account``, ``credential``, ``client-certificate``, ``token``, ``person``, ``local`` or
+    ``system``; ``id`` is that kind's own identifier.
     """
 
     kind: str
     id: str
+    owner: str | None = None
+    """On whose behalf: the id of a person, or what a service's credential names as its owner."""
+    team: str | None = None
+    """The team that what it asks for belongs to."""
+
+
+class NameHistory(msgspec.Struct, frozen=True):
+    """What the inventory knows of one name, for rules that ask about it."""
+
+    name: Identifier
+    valid: int
+    """How many certificates for it are neither revoked, expired nor replaced; counted up to 100."""
+    last_team: str | None = None
+    """The team of the certificate that was issued for it last."""
+    last_owner: str | None = None
+    last_requester: str | None = None
+    last_profile: str | None = None
+    last_issued: int | None = None
+    """Unix seconds."""
 
 
 class Facts(msgspec.Struct, frozen=True):
     """Everything a profile or a rule may look at. The caller fetches it; the policy does no I/O."""
 
     now: int
+    protocol: str
     channel: str
     requester: Requester
     key: PublicKeyFacts
@@ -41,6 +62,8 @@ class Facts(msgspec.Struct, frozen=True):
     """Whether the people whom the profile asks for have agreed."""
     authority_not_after: int | None = None
     """The end of the authority's certificate, beyond which nothing it signs is of use; None if not known."""
+    history: tuple[NameHistory, ...] | None = None
+    """Of every name asked for; None unless the rules in force look at it."""
 
 
 class Outcome(StrEnum):
@@ -55,6 +78,8 @@ class Reason(msgspec.Struct, frozen=True):
     code: str
     message: str
     identifier: Identifier | None = None
+    rule: str | None = None
+    """``name@version`` of the policy rule that says so; None where the profile does."""
 
 
 class LintMode(StrEnum):
@@ -89,15 +114,50 @@ class CertificateContents(msgspec.Struct, frozen=True):
     """Findings at or above this severity stop issuance: notice, warning, error or fatal."""
 
 
+class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One round of agreement: so many people who hold a role."""
+
+    role: Annotated[str, msgspec.Meta(pattern="^[a-z][a-z0-9-]{0,62}$")] = "approver"
+    approvers: Annotated[int, msgspec.Meta(ge=1, le=10)] = 1
+
+
+class ApprovalTerms(msgspec.Struct, frozen=True):
+    """What must be agreed to, by whom, and for how long."""
+
+    stages: tuple[Stage, ...]
+    """One after another."""
+    wait: int
+    """Seconds that a request waits for people."""
+    good_for: int
+    """Seconds that an agreement serves further requests for the same."""
+    may_change: tuple[str, ...] = ()
+    """Of ``validity`` and ``names``: what an approver may change."""
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """What one policy rule said to one ask."""
+
+    rule: str
+    """``name@version``."""
+    effect: str
+    """``refuse``, ``ask`` or ``warn``."""
+    matched: bool
+    message: str = ""
+    error: str | None = None
+    """Why the rule could not be evaluated; it then counts as matched."""
+
+
 class Decision(msgspec.Struct, frozen=True):
     """The policy's answer.
 
-    ``contents`` is set unless the outcome is REFUSE; ``reasons`` unless it is ISSUE.
+    ``contents`` is set unless the outcome is REFUSE, ``reasons`` unless it is ISSUE, ``approval`` if ASK.
     """
 
     outcome: Outcome
     reasons: tuple[Reason, ...] = ()
     contents: CertificateContents | None = None
-    approvals_needed: int = 0
-    approval_seconds: int = 0
-    """How long the request may wait for people."""
+    approval: ApprovalTerms | None = None
+    warnings: tuple[Reason, ...] = ()
+    """What rules want said, although they do not stand in the way."""
+    verdicts: tuple[Verdict, ...] = ()
+    """What each rule said, in their order."""

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from certloom.pki.identifiers import IdentifierType
-from certloom.policy.decisions import LintMode
+from certloom.policy.decisions import ApprovalTerms, LintMode, Stage
 from certloom.policy.durations import LONGEST
 
 Seconds = Annotated[int, msgspec.Meta(ge=0, le=LONGEST)]
@@ -136,11 +136,23 @@ class ExtraExtension(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
 
 
 class Approval(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How many people must agree before a certificate is issued."""
+    """Which people must agree before a certificate is issued."""
 
     approvers: Annotated[int, msgspec.Meta(ge=0, le=10)] = 0
-    good_for: Annotated[int, msgspec.Meta(ge=60, le=365 * 86400)] = 7 * 86400
-    """Seconds that a request waits for them, and so how long the first agreement of several stays good."""
+    """How many who hold the role ``approver``: short for one stage."""
+    stages: Annotated[tuple[Stage, ...], msgspec.Meta(max_length=5)] = ()
+    """Several rounds, or other roles."""
+    wait: Annotated[int, msgspec.Meta(ge=60, le=365 * 86400)] = 7 * 86400
+    """Seconds that a request waits for them."""
+    good_for: Annotated[int, msgspec.Meta(ge=0, le=365 * 86400)] = 7 * 86400
+    """Seconds that their agreement serves the same requester's further requests for the same."""
+    may_change: tuple[Literal["validity", "names"], ...] = ()
+    """What an approver may change."""
+
+    def terms(self) -> ApprovalTerms | None:
+        """What has to be agreed, or None where nothing has."""
+        stages = self.stages or ((Stage(approvers=self.approvers),) if self.approvers else ())
+        return ApprovalTerms(stages, self.wait, self.good_for, self.may_change) if stages else None
 
 
 class Lint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

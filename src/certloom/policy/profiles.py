@@ -72,7 +72,7 @@ _encode = msgspec.json.Encoder(order="deterministic").encode
 _DURATIONS = {
     "validity": ("default", "max", "backdate", "ahead"),
     "renewal": ("start", "end"),
-    "approval": ("good_for",),
+    "approval": ("wait", "good_for"),
 }
 
 # Extensions that Certloom writes itself, that only a CA certificate may have, or that only a log or

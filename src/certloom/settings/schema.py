@@ -27,6 +27,10 @@ class Listen(_Section, frozen=True):
     """CA certificates and CRLs (and later SCEP and CMP): never ACME."""
     acme_plain: str = ""
     """ACME without TLS, for labs or behind a proxy on this host: loopback addresses only."""
+    https_client: str = ""
+    """HTTPS that asks for a client certificate: the REST API for those who prove themselves with one."""
+    metrics: str = ""
+    """Prometheus metrics and health without authentication, over plain HTTP."""
     tls_certificate: str = ""
     """PEM chain for the HTTPS listener, leaf first; reloaded on change. Empty: one of the product's own."""
     tls_key: str = ""
@@ -95,6 +99,70 @@ class Validation(_Section, frozen=True):
     """Seconds before each further try of a challenge that failed for a passing reason."""
 
 
+class API(_Section, frozen=True):
+    """The REST API and people's sessions."""
+
+    requests_per_minute: Positive = 1_200
+    """Requests that one principal may make in a minute."""
+    failures_per_minute: Positive = 30
+    """Failed authentications that one address may make in a minute."""
+    session_idle_seconds: Positive = 3_600
+    session_seconds: Positive = 43_200
+    idempotency_seconds: Positive = 86_400
+    """How long an answer is kept for a repeat with the same Idempotency-Key."""
+
+
+class Mail(_Section, frozen=True):
+    """How email leaves (SMTP); without a host none does."""
+
+    host: str = ""
+    port: Port = 587
+    security: Annotated[str, msgspec.Meta(pattern="^(starttls|tls|none)$")] = "starttls"
+    username: str = ""
+    password_file: str = ""
+    sender: str = ""
+    """The address it is from."""
+    roots: str = ""
+    """PEM file of trust anchors for the mail server; empty means the system's."""
+
+
+class OIDC(_Section, frozen=True):
+    """Login through an OpenID Connect provider; without an issuer there is none."""
+
+    issuer: str = ""
+    client_id: str = ""
+    client_secret_file: str = ""
+    scopes: tuple[str, ...] = ("openid", "profile", "email")
+    name_claim: str = "preferred_username"
+    groups_claim: str = "groups"
+    roles: dict[str, tuple[str, ...]] = {}
+    """Roles by group; they are granted at each login, everywhere."""
+    teams: dict[str, tuple[str, ...]] = {}
+    """Teams by group."""
+    create_people: bool = False
+    """Whether a first login makes an account; otherwise one must exist with that name."""
+
+
+class Outbound(_Section, frozen=True):
+    """Connections that an operator's settings cause: webhooks, identity providers."""
+
+    allow_addresses: tuple[str, ...] = ()
+    """Address ranges that may be contacted although they are loopback, link-local or otherwise denied."""
+    roots: str = ""
+    """PEM file of further trust anchors for their servers."""
+
+
+class Audit(_Section, frozen=True):
+    """What leaves the audit log."""
+
+    checkpoint_seconds: Positive = 3_600
+    """How often the end of the chain is signed, if it moved."""
+    syslog: str = ""
+    """``udp://host:port``, ``tcp://host:port`` or ``tls://host:port``: where events go (RFC 5424)."""
+    syslog_roots: str = ""
+    """PEM file of trust anchors for ``tls``; empty means the system's."""
+
+
 class Retention(_Section, frozen=True):
     """Days that finished things are kept; 0 keeps them for ever."""
 
@@ -126,4 +194,9 @@ class Settings(_Section, frozen=True):
     acme: ACME = ACME()
     validation: Validation = Validation()
     retention: Retention = Retention()
+    api: API = API()
+    mail: Mail = Mail()
+    oidc: OIDC = OIDC()
+    outbound: Outbound = Outbound()
+    audit: Audit = Audit()
     logging: Logging = Logging()

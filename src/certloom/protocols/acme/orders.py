@@ -250,6 +250,7 @@ def _ask_policy(
         version,
         Facts(
             now=service.clock.now(),
+            protocol="acme",
             channel=x.channel.name,
             requester=Requester("acme-account", account.id),
             key=_NO_KEY,

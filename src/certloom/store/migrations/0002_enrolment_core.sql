@@ -1,0 +1,180 @@
+-- One enrolment core: people, roles, approvals, policy rules, notifications, and an inventory that can be searched.
+
+-- A certificate's names are in its row as well, as a JSON list of "type:value", so that a listing needs no join.
+ALTER TABLE certificates ADD COLUMN names TEXT NOT NULL DEFAULT '[]';
+-- P-256, rsa-2048, ed25519 ...
+ALTER TABLE certificates ADD COLUMN key_type TEXT NOT NULL DEFAULT '';
+-- SHA-256 of the DER.
+ALTER TABLE certificates ADD COLUMN fingerprint BLOB;
+-- The person or service on whose behalf it was asked for, and the team it belongs to.
+ALTER TABLE certificates ADD COLUMN owner TEXT;
+ALTER TABLE certificates ADD COLUMN team TEXT;
+
+CREATE INDEX certificates_fingerprint ON certificates (fingerprint);
+CREATE INDEX certificates_profile ON certificates (profile, id);
+CREATE INDEX certificates_authority ON certificates (authority, id);
+CREATE INDEX certificates_requester ON certificates (requester, id);
+CREATE INDEX certificates_owner ON certificates (owner, id) WHERE owner IS NOT NULL;
+CREATE INDEX certificates_team ON certificates (team, id) WHERE team IS NOT NULL;
+CREATE INDEX certificates_revocations ON certificates (id) WHERE revoked IS NOT NULL;
+CREATE INDEX certificates_to_replace ON certificates (id) WHERE replace_since IS NOT NULL;
+
+ALTER TABLE enrolment_requests ADD COLUMN owner TEXT;
+ALTER TABLE enrolment_requests ADD COLUMN team TEXT;
+ALTER TABLE enrolment_requests ADD COLUMN approval_id TEXT;
+CREATE INDEX enrolment_requests_state ON enrolment_requests (state, id) WHERE state <> 'issued';
+CREATE INDEX enrolment_requests_owner ON enrolment_requests (owner, id) WHERE owner IS NOT NULL;
+CREATE INDEX enrolment_requests_team ON enrolment_requests (team, id) WHERE team IS NOT NULL;
+CREATE INDEX enrolment_requests_approval ON enrolment_requests (approval_id, id) WHERE approval_id IS NOT NULL;
+
+-- What people are asked to agree to. It binds a requester, names, a profile and its limits (the binding is a hash
+-- over them), not one request: requests for the same join it, and while it is granted further ones need no other.
+CREATE TABLE approvals (
+    id TEXT PRIMARY KEY,
+    binding BLOB NOT NULL,
+    state TEXT NOT NULL,
+    protocol TEXT NOT NULL,
+    channel TEXT NOT NULL,
+    requester TEXT NOT NULL,
+    owner TEXT,
+    team TEXT,
+    profile TEXT NOT NULL,
+    profile_version INTEGER NOT NULL,
+    names TEXT NOT NULL,
+    asked TEXT NOT NULL,
+    stages TEXT NOT NULL,
+    stage INTEGER NOT NULL,
+    decisions TEXT NOT NULL,
+    changes TEXT NOT NULL,
+    reasons TEXT NOT NULL,
+    created INTEGER NOT NULL,
+    updated INTEGER NOT NULL,
+    expires INTEGER NOT NULL,
+    good_seconds INTEGER NOT NULL,
+    good_until INTEGER
+) STRICT;
+CREATE UNIQUE INDEX approvals_binding ON approvals (binding) WHERE state IN ('waiting', 'granted');
+CREATE INDEX approvals_state ON approvals (state, id);
+CREATE INDEX approvals_expires ON approvals (expires) WHERE state = 'waiting';
+CREATE INDEX approvals_good_until ON approvals (good_until) WHERE state = 'granted';
+
+-- Keys that were made here for a requester, sealed, until they are fetched or their time is up.
+CREATE TABLE request_keys (
+    request_id TEXT PRIMARY KEY,
+    certificate_id INTEGER,
+    sealed BLOB NOT NULL,
+    created INTEGER NOT NULL,
+    expires INTEGER NOT NULL
+) STRICT;
+CREATE INDEX request_keys_certificate ON request_keys (certificate_id) WHERE certificate_id IS NOT NULL;
+CREATE INDEX request_keys_expires ON request_keys (expires);
+
+-- Each version of a policy rule, as with profiles; the newest counts.
+CREATE TABLE rules (
+    name TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    body TEXT NOT NULL,
+    created INTEGER NOT NULL,
+    author TEXT NOT NULL,
+    PRIMARY KEY (name, version)
+) STRICT;
+
+ALTER TABLE credentials ADD COLUMN label TEXT NOT NULL DEFAULT '';
+-- The person (or, for a service, any text) for whom it stands: what it asks for is theirs.
+ALTER TABLE credentials ADD COLUMN owner TEXT;
+ALTER TABLE credentials ADD COLUMN team TEXT;
+-- Profiles it may be used for, as a JSON list; none means those of its channel.
+ALTER TABLE credentials ADD COLUMN profiles TEXT NOT NULL DEFAULT '[]';
+-- For API tokens and client certificates: the roles they act in, as a JSON list of grants.
+ALTER TABLE credentials ADD COLUMN grants TEXT NOT NULL DEFAULT '[]';
+ALTER TABLE credentials ADD COLUMN created_by TEXT NOT NULL DEFAULT '';
+-- After a rotation the secret before stays good for a while.
+ALTER TABLE credentials ADD COLUMN previous_hash BLOB;
+ALTER TABLE credentials ADD COLUMN previous_sealed BLOB;
+ALTER TABLE credentials ADD COLUMN previous_until INTEGER;
+ALTER TABLE credentials ADD COLUMN rotated INTEGER;
+ALTER TABLE credentials ADD COLUMN revision INTEGER NOT NULL DEFAULT 1;
+CREATE INDEX credentials_previous_hash ON credentials (previous_hash) WHERE previous_hash IS NOT NULL;
+CREATE INDEX credentials_kind ON credentials (kind, id);
+CREATE INDEX credentials_owner ON credentials (owner, id) WHERE owner IS NOT NULL;
+
+CREATE TABLE teams (
+    name TEXT PRIMARY KEY,
+    description TEXT NOT NULL,
+    revision INTEGER NOT NULL,
+    created INTEGER NOT NULL
+) STRICT;
+
+-- Custom roles; the built-in ones are in the code.
+CREATE TABLE roles (
+    name TEXT PRIMARY KEY,
+    body TEXT NOT NULL,
+    revision INTEGER NOT NULL,
+    created INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE people (
+    id TEXT PRIMARY KEY,
+    name TEXT NOT NULL,
+    display TEXT NOT NULL,
+    email TEXT NOT NULL,
+    state TEXT NOT NULL,
+    password_hash TEXT,
+    oidc_issuer TEXT,
+    oidc_subject TEXT,
+    teams TEXT NOT NULL,
+    grants TEXT NOT NULL,
+    revision INTEGER NOT NULL,
+    created INTEGER NOT NULL,
+    updated INTEGER NOT NULL,
+    last_login INTEGER
+) STRICT;
+CREATE UNIQUE INDEX people_name ON people (name);
+CREATE UNIQUE INDEX people_oidc ON people (oidc_issuer, oidc_subject) WHERE oidc_subject IS NOT NULL;
+
+CREATE TABLE sessions (
+    secret_hash BLOB PRIMARY KEY,
+    person_id TEXT NOT NULL,
+    created INTEGER NOT NULL,
+    last_used INTEGER NOT NULL,
+    expires INTEGER NOT NULL
+) STRICT;
+CREATE INDEX sessions_person ON sessions (person_id);
+CREATE INDEX sessions_expires ON sessions (expires);
+
+-- Answers to requests that carried an Idempotency-Key, sealed, since some show a secret once.
+CREATE TABLE idempotency (
+    principal TEXT NOT NULL,
+    key TEXT NOT NULL,
+    fingerprint BLOB NOT NULL,
+    status INTEGER NOT NULL,
+    answer BLOB NOT NULL,
+    created INTEGER NOT NULL,
+    PRIMARY KEY (principal, key)
+) STRICT;
+CREATE INDEX idempotency_created ON idempotency (created);
+
+CREATE TABLE webhooks (
+    name TEXT PRIMARY KEY,
+    body TEXT NOT NULL,
+    secret_sealed BLOB NOT NULL,
+    revision INTEGER NOT NULL,
+    created INTEGER NOT NULL,
+    updated INTEGER NOT NULL,
+    last_success INTEGER,
+    last_failure INTEGER,
+    last_error TEXT
+) STRICT;
+
+CREATE TABLE audit_checkpoints (
+    sequence INTEGER PRIMARY KEY,
+    hash BLOB NOT NULL,
+    at INTEGER NOT NULL,
+    key_id TEXT NOT NULL,
+    signature BLOB NOT NULL
+) STRICT;
+
+CREATE INDEX events_kind ON events (kind, id);
+CREATE INDEX events_subject ON events (subject, id);
+CREATE INDEX events_actor ON events (actor, id);
+CREATE INDEX jobs_state ON jobs (state, id);
