@@ -158,6 +158,9 @@ CREATE TABLE webhooks (
     name TEXT PRIMARY KEY,
     body TEXT NOT NULL,
     secret_sealed BLOB NOT NULL,
+    -- After a rotation what is sent is signed with the secret before as well, for a while.
+    previous_sealed BLOB,
+    previous_until INTEGER,
     revision INTEGER NOT NULL,
     created INTEGER NOT NULL,
     updated INTEGER NOT NULL,
@@ -165,6 +168,28 @@ CREATE TABLE webhooks (
     last_failure INTEGER,
     last_error TEXT
 ) STRICT;
+
+-- Emails and webhook messages on their way, and what became of them. A target ('mail', 'webhook/NAME') is told of
+-- one source ('approval/ID/0/PERSON', 'event/SEQUENCE') once.
+CREATE TABLE notices (
+    id TEXT PRIMARY KEY,
+    target TEXT NOT NULL,
+    source TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    recipient TEXT NOT NULL,
+    body TEXT NOT NULL,
+    state TEXT NOT NULL,
+    attempts INTEGER NOT NULL,
+    due_ms INTEGER NOT NULL,
+    created INTEGER NOT NULL,
+    finished INTEGER,
+    status INTEGER,
+    error TEXT
+) STRICT;
+CREATE UNIQUE INDEX notices_source ON notices (target, source);
+CREATE INDEX notices_due ON notices (target, due_ms) WHERE state = 'waiting';
+CREATE INDEX notices_target ON notices (target, id);
+CREATE INDEX notices_finished ON notices (finished) WHERE finished IS NOT NULL;
 
 CREATE TABLE audit_checkpoints (
     sequence INTEGER PRIMARY KEY,
