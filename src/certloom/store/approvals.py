@@ -1,0 +1,291 @@
+"""Approvals: statements. What one is, and how it lives: ``enrollment.approvals`` and ``enrollment.states``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from certloom.policy.decisions import Reason, Stage
+from certloom.store.base import Row, Tx
+
+
+class PersonDecision(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What one person said."""
+
+    person: str
+    """What counts as one human being, however they came in."""
+    actor: str
+    """As the audit log names them."""
+    name: str
+    """For people's eyes."""
+    at: int
+    stage: int
+    """Counted from 0."""
+    agreed: bool
+    reason: str = ""
+    void: bool = False
+    """It was said before somebody changed what is agreed to, and does not count."""
+
+
+class Change(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What an approver changed; None where nothing was."""
+
+    person: str
+    actor: str
+    name: str
+    at: int
+    lifetime_before: int | None = None
+    """Seconds; None where none was asked for."""
+    lifetime: int | None = None
+    names_before: tuple[str, ...] | None = None
+    names: tuple[str, ...] | None = None
+    """``type:value``."""
+
+
+class Asked(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the first ask said beyond what has columns of its own."""
+
+    subject: str = ""
+    """As the certificate would have it, RFC 4514."""
+    lifetime: int | None = None
+    """Seconds, where one was asked for."""
+    not_before: int | None = None
+    not_after: int | None = None
+    key: str = ""
+    """``P-256``, ``rsa-3072`` ..."""
+    comment: str = ""
+    """What the requester wanted approvers to know."""
+    address: str = ""
+    """The IP address it came from."""
+    replaces: int | None = None
+    may_change: tuple[str, ...] = ()
+    """Of ``validity`` and ``names``: what an approver may change."""
+    warnings: tuple[Reason, ...] = ()
+    """What policy rules want said, although they do not stand in the way."""
+
+
+class StoredApproval(msgspec.Struct, frozen=True):
+    """What people are asked to agree to, and what they said. Times are Unix seconds."""
+
+    id: str
+    binding: bytes
+    """A hash over all that the agreement covers."""
+    state: str
+    protocol: str
+    channel: str
+    requester: str
+    """``kind:id`` of who asks."""
+    owner: str | None
+    """On whose behalf; that person may not approve it."""
+    team: str | None
+    profile: str
+    profile_version: int
+    names: tuple[str, ...]
+    """What was asked for, ``type:value``; for what would be issued see ``effective_names``."""
+    asked: Asked
+    stages: tuple[Stage, ...]
+    stage: int
+    """The stage it is in, from 0; ``len(stages)`` once all have agreed."""
+    decisions: tuple[PersonDecision, ...]
+    changes: tuple[Change, ...]
+    reasons: tuple[Reason, ...]
+    """Why people are asked: what the profile and policy rules said; then how it ended, if it did not well."""
+    created: int
+    updated: int
+    expires: int
+    """Until when it waits for people."""
+    good_seconds: int
+    """How long an agreement serves further asks for the same."""
+    good_until: int | None = None
+
+    @property
+    def effective_names(self) -> tuple[str, ...]:
+        """What a certificate would be issued for."""
+        for change in reversed(self.changes):
+            if change.names is not None:
+                return change.names
+        return self.names
+
+    @property
+    def changed_lifetime(self) -> int | None:
+        """Seconds that an approver set, if one did."""
+        for change in reversed(self.changes):
+            if change.lifetime is not None:
+                return change.lifetime
+        return None
+
+    @property
+    def agreements(self) -> tuple[PersonDecision, ...]:
+        """Those that count."""
+        return tuple(d for d in self.decisions if d.agreed and not d.void)
+
+
+_COLUMNS = (
+    "id, binding, state, protocol, channel, requester, owner, team, profile, profile_version, names, asked,"
+    " stages, stage, decisions, changes, reasons, created, updated, expires, good_seconds, good_until"
+)
+_INSERT = f"INSERT INTO approvals ({_COLUMNS}) VALUES ({', '.join('?' * 22)})"
+_encode = msgspec.json.Encoder().encode
+_names = msgspec.json.Decoder(tuple[str, ...]).decode
+_asked = msgspec.json.Decoder(Asked).decode
+_stages = msgspec.json.Decoder(tuple[Stage, ...]).decode
+_decisions = msgspec.json.Decoder(tuple[PersonDecision, ...]).decode
+_changes = msgspec.json.Decoder(tuple[Change, ...]).decode
+_reasons = msgspec.json.Decoder(tuple[Reason, ...]).decode
+
+
+def _text(value: object) -> str:
+    return _encode(value).decode()
+
+
+def _approval(row: Row) -> StoredApproval:
+    return StoredApproval(
+        *row[:10],
+        _names(row[10]),
+        _asked(row[11]),
+        _stages(row[12]),
+        row[13],
+        _decisions(row[14]),
+        _changes(row[15]),
+        _reasons(row[16]),
+        *row[17:],
+    )
+
+
+def insert(tx: Tx, a: StoredApproval) -> None:
+    """Raises ``Conflict`` when an approval with that binding waits or is granted."""
+    tx.run(
+        _INSERT,
+        (
+            *msgspec.structs.astuple(a)[:10],
+            _text(a.names),
+            _text(a.asked),
+            _text(a.stages),
+            a.stage,
+            _text(a.decisions),
+            _text(a.changes),
+            _text(a.reasons),
+            a.created,
+            a.updated,
+            a.expires,
+            a.good_seconds,
+            a.good_until,
+        ),
+    )
+
+
+def get(tx: Tx, id: str, *, lock: bool = False) -> StoredApproval | None:
+    """The approval; with ``lock`` its row is held until the unit ends."""
+    row = tx.one(f"SELECT {_COLUMNS} FROM approvals WHERE id = ?{tx.for_update if lock else ''}", (id,))
+    return _approval(row) if row else None
+
+
+def in_force(tx: Tx, binding: bytes, *, lock: bool = False) -> StoredApproval | None:
+    """The one approval with this binding that waits or is granted, if there is one."""
+    row = tx.one(
+        f"SELECT {_COLUMNS} FROM approvals WHERE binding = ? AND state IN ('waiting', 'granted')"
+        f"{tx.for_update if lock else ''}",
+        (binding,),
+    )
+    return _approval(row) if row else None
+
+
+def update(tx: Tx, a: StoredApproval, was: str) -> bool:
+    """Write what may change, if the approval is still in state ``was``."""
+    return (
+        tx.run(
+            "UPDATE approvals SET state = ?, stages = ?, stage = ?, decisions = ?, changes = ?, reasons = ?,"
+            " updated = ?, good_until = ? WHERE id = ? AND state = ?",
+            (
+                a.state,
+                _text(a.stages),
+                a.stage,
+                _text(a.decisions),
+                _text(a.changes),
+                _text(a.reasons),
+                a.updated,
+                a.good_until,
+                a.id,
+                was,
+            ),
+        )
+        == 1
+    )
+
+
+def made_since(tx: Tx, requester: str, since: int, most: int) -> int:
+    """How many a requester caused since then, counted up to ``most``."""
+    row = tx.one(
+        "SELECT count(*) FROM (SELECT 1 FROM approvals WHERE requester = ? AND created > ? LIMIT ?) AS some",
+        (requester, since, most),
+    )
+    assert row is not None
+    return int(row[0])
+
+
+def listing(
+    tx: Tx,
+    *,
+    state: str | None = None,
+    owners: Sequence[str] | None = None,
+    teams: Sequence[str] = (),
+    requester: str | None = None,
+    before: str | None = None,
+    limit: int,
+) -> list[StoredApproval]:
+    """Newest first, those with a lower id than ``before``. With ``owners`` (and ``teams``) only theirs.
+
+    Each owner and each team is an indexed read of its own, so that one out of a million is found at once.
+    """
+    where, params = [], []
+    for column, value in (("state", state), ("requester", requester)):
+        if value is not None:
+            where.append(f"{column} = ?")
+            params.append(value)
+    if before is not None:
+        where.append("id < ?")
+        params.append(before)
+    if owners is None:
+        condition = f" WHERE {' AND '.join(where)}" if where else ""
+        rows = tx.all(
+            f"SELECT {_COLUMNS} FROM approvals{condition} ORDER BY id DESC LIMIT ?", (*params, limit)
+        )
+        return [_approval(row) for row in rows]
+    found: dict[str, Row] = {}
+    for column, values in (("owner", owners), ("team", teams)):
+        for value in values:
+            condition = " AND ".join([f"{column} = ?", *where])
+            for row in tx.all(
+                f"SELECT {_COLUMNS} FROM approvals WHERE {condition} ORDER BY id DESC LIMIT ?",
+                (value, *params, limit),
+            ):
+                found[row[0]] = row
+    return [_approval(found[id]) for id in sorted(found, reverse=True)[:limit]]
+
+
+def expired(tx: Tx, now: int, limit: int) -> list[str]:
+    """Ids of approvals that waited for people for too long."""
+    rows = tx.all(
+        "SELECT id FROM approvals WHERE state = 'waiting' AND expires <= ? ORDER BY expires LIMIT ?",
+        (now, limit),
+    )
+    return [row[0] for row in rows]
+
+
+def lapsed(tx: Tx, now: int, limit: int) -> list[str]:
+    """Ids of approvals whose agreement is no longer good."""
+    rows = tx.all(
+        "SELECT id FROM approvals WHERE state = 'granted' AND good_until <= ? ORDER BY good_until LIMIT ?",
+        (now, limit),
+    )
+    return [row[0] for row in rows]
+
+
+def prune(tx: Tx, ended_before: int, limit: int) -> int:
+    """Delete up to ``limit`` approvals that ended before then; how many it was."""
+    return tx.run(
+        "DELETE FROM approvals WHERE id IN (SELECT id FROM approvals WHERE updated < ?"
+        " AND state IN ('denied', 'expired', 'withdrawn', 'lapsed') LIMIT ?)",
+        (ended_before, limit),
+    )
