@@ -1,0 +1,17 @@
+"""Every resource of the API. Who adds one adds its module here: importing it puts its routes in the table."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from certloom.api.routing import ROUTES, Route
+
+MODULES = ("system",)
+
+
+def table() -> tuple[Route, ...]:
+    """The whole table of routes."""
+    for name in MODULES:
+        import_module(f"certloom.api.{name}")
+
+    return tuple(ROUTES)

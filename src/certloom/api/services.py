@@ -1,0 +1,54 @@
+"""What handlers work with: the rooms below, as the server put them together.
+
+The server fills this in (``server/services.py``); what only a server or its data directory can do comes as a
+function. Who adds a part adds a field here and its value there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    import msgspec
+
+    from certloom.api.cursors import Cursors
+    from certloom.clock import Clock
+    from certloom.enrollment.approvals import Approvals
+    from certloom.enrollment.books import Books
+    from certloom.enrollment.pipeline import Enrollment
+    from certloom.enrollment.revoke import Revoker
+    from certloom.identity.credentials import Credentials
+    from certloom.jobs import Runner
+    from certloom.secrets import DataKey
+    from certloom.settings import Origins, Settings
+    from certloom.status.crl import CRLPublisher
+    from certloom.store.base import Store
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """All parts that handlers use."""
+
+    settings: Settings
+    clock: Clock
+    origins: Origins
+    """What clients call the listeners."""
+    node: str
+    """Which process of the installation this is."""
+    store: Store
+    data_key: DataKey
+    books: Books
+    credentials: Credentials
+    runner: Runner
+    enrollment: Enrollment
+    approvals: Approvals
+    revoker: Revoker
+    crls: CRLPublisher
+    cursors: Cursors
+    refresh: Callable[[], Awaitable[bool]]
+    """Take up changes of the configuration; answers whether there were any."""
+    backup: Callable[[str], Awaitable[msgspec.Struct]]
+    """Write a backup to an absolute path; answers its manifest. Raises ``Problem``."""
