@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from certloom.audit import Origin, record
 from certloom.authorities.base import Issued
 from certloom.clock import Clock
 from certloom.pki.identifiers import Identifier
+from certloom.pki.keys import facts_of
 from certloom.policy.decisions import CertificateContents
 from certloom.store import authorities as authority_statements
 from certloom.store import certificates as statements
@@ -30,8 +31,13 @@ def enter_issued(
     request_id: str,
     replaces: int | None,
     origin: Origin,
+    owner: str | None = None,
+    team: str | None = None,
+    notes: Mapping[str, object] | None = None,
 ) -> int:
     """Record a certificate an authority has just made, link it to its predecessor, and answer its id.
+
+    ``owner`` and ``team`` are whose it is: the requester's. ``notes`` are for the event.
 
     Raises ``NotReserved`` when its serial's reservation is gone (another node has burned it).
     """
@@ -53,6 +59,9 @@ def enter_issued(
             request_id=request_id,
             crl_shard=issued.crl_shard,
             issued=clock.now(),
+            key_type=facts_of(contents.spki).key_type,
+            owner=owner,
+            team=team,
         ),
         contents.identifiers,
     )
@@ -72,7 +81,10 @@ def enter_issued(
             "profile_version": contents.profile_version,
             "request": request_id,
             "requester": requester,
+            **({"owner": owner} if owner is not None else {}),
+            **({"team": team} if team is not None else {}),
             **({"replaces": replaces} if succeeds else {}),
+            **(notes or {}),
         },
     )
     return id

@@ -61,6 +61,11 @@ class PublicKeyFacts(msgspec.Struct, frozen=True):
     curve: str = ""
     """``P-256``, ``P-384`` or ``P-521`` for ``ec``."""
 
+    @property
+    def key_type(self) -> str:
+        """In one word, as the inventory has it: ``P-256``, ``rsa-3072``, ``ed25519``, ``ml-dsa-65``."""
+        return self.curve or (f"{self.algorithm}-{self.bits}" if self.algorithm == "rsa" else self.algorithm)
+
 
 class KeyRejected(ValueError):
     """This key cannot be certified.

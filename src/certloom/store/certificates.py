@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 import msgspec
 
-from certloom.pki.identifiers import Identifier
+from certloom.pki.identifiers import Identifier, IdentifierType
 from certloom.store.base import Row, Tx
+from certloom.store.name_keys import key_of
 
 
 class StoredCertificate(msgspec.Struct, frozen=True):
@@ -28,6 +30,7 @@ class StoredCertificate(msgspec.Struct, frozen=True):
     crl_shard: int
     issued: int
     revoked: int | None = None
+    """When it was revoked or put on hold."""
     revocation_reason: int | None = None
     """RFC 5280 section 5.3.1 CRLReason."""
     replace_since: int | None = None
@@ -35,22 +38,52 @@ class StoredCertificate(msgspec.Struct, frozen=True):
     replace_why: str | None = None
     replaced_by: int | None = None
     """The id of its successor."""
+    names: tuple[str, ...] = ()
+    """Each as ``type:value``."""
+    key_type: str = ""
+    """``P-256``, ``rsa-2048``, ``ed25519`` ..."""
+    fingerprint: bytes = b""
+    """SHA-256 of the DER."""
+    owner: str | None = None
+    """Id of the person or service on whose behalf it was asked for."""
+    team: str | None = None
 
+    @property
+    def identifiers(self) -> tuple[Identifier, ...]:
+        """Its names."""
+        return tuple(as_identifier(name) for name in self.names)
+
+
+HOLD = 6
+"""The CRLReason of what may be released again: certificateHold."""
 
 _FIELDS = (
     "authority, serial, der, spki_sha256, not_before, not_after, profile, profile_version, requester,"
     " request_id, crl_shard, issued"
 )
-_COLUMNS = f"id, {_FIELDS}, revoked, revocation_reason, replace_since, replace_why, replaced_by"
-_INSERT = f"INSERT INTO certificates ({_FIELDS}) VALUES ({', '.join('?' * 12)}) RETURNING id"
+_LATER_FIELDS = "names, key_type, fingerprint, owner, team"
+_COLUMNS = (
+    f"id, {_FIELDS}, revoked, revocation_reason, replace_since, replace_why, replaced_by, {_LATER_FIELDS}"
+)
+_INSERT = f"INSERT INTO certificates ({_FIELDS}, {_LATER_FIELDS}) VALUES ({', '.join('?' * 17)}) RETURNING id"
+_INSERT_NAME = "INSERT INTO certificate_names (key, certificate_id) VALUES (?, ?) ON CONFLICT DO NOTHING"
+_encode = msgspec.json.Encoder().encode
+_texts = msgspec.json.Decoder(tuple[str, ...]).decode
+
+
+def as_identifier(text: str) -> Identifier:
+    """A name as rows have it, ``type:value``."""
+    type, _, value = text.partition(":")
+    return Identifier(IdentifierType(type), value)
 
 
 def _certificate(row: Row) -> StoredCertificate:
-    return StoredCertificate(*row)
+    return StoredCertificate(*(*row[:18], _texts(row[18]), *row[19:]))
 
 
 def insert(tx: Tx, c: StoredCertificate, identifiers: Sequence[Identifier]) -> int:
-    """Record a certificate (its ``id`` is ignored) and its names; answer its id.
+    """Record a certificate and its names; answer its id. Its ``id``, ``names`` and ``fingerprint`` are
+    ignored: they follow from the rest.
 
     Raises ``Conflict`` when the authority has that serial already.
     """
@@ -69,16 +102,17 @@ def insert(tx: Tx, c: StoredCertificate, identifiers: Sequence[Identifier]) -> i
             c.request_id,
             c.crl_shard,
             c.issued,
+            _encode([str(identifier) for identifier in identifiers]).decode(),
+            c.key_type,
+            hashlib.sha256(c.der).digest(),
+            c.owner,
+            c.team,
         ),
     )
     assert row is not None
     id = int(row[0])
     for identifier in identifiers:
-        tx.run(
-            "INSERT INTO certificate_names (name, type, certificate_id) VALUES (?, ?, ?)"
-            " ON CONFLICT DO NOTHING",
-            (identifier.value, identifier.type.value, id),
-        )
+        tx.run(_INSERT_NAME, (key_of(identifier), id))
     return id
 
 
@@ -94,15 +128,15 @@ def by_serial(tx: Tx, authority: str, serial: bytes) -> StoredCertificate | None
     return _certificate(row) if row else None
 
 
-def by_name(tx: Tx, name: str, limit: int = 100) -> list[StoredCertificate]:
+def by_name(tx: Tx, name: Identifier, limit: int = 100) -> list[StoredCertificate]:
     """The newest certificates with this name, newest first."""
     columns = ", ".join(f"c.{c.strip()}" for c in _COLUMNS.split(","))
     return [
         _certificate(row)
         for row in tx.all(
             f"SELECT {columns} FROM certificate_names n JOIN certificates c ON c.id = n.certificate_id"
-            " WHERE n.name = ? ORDER BY n.certificate_id DESC LIMIT ?",
-            (name, limit),
+            " WHERE n.key = ? ORDER BY n.certificate_id DESC LIMIT ?",
+            (key_of(name), limit),
         )
     ]
 
@@ -129,11 +163,13 @@ def newest(tx: Tx, limit: int, before: int | None = None) -> list[StoredCertific
     ]
 
 
-def names(tx: Tx, id: int) -> list[tuple[str, str]]:
-    """(type, name) pairs of a certificate."""
+def chunk(tx: Tx, after: int, limit: int) -> list[StoredCertificate]:
+    """Certificates by id, from the one after ``after``: for walking the whole inventory with ``scan``."""
     return [
-        (r[0], r[1])
-        for r in tx.all("SELECT type, name FROM certificate_names WHERE certificate_id = ?", (id,))
+        _certificate(row)
+        for row in tx.all(
+            f"SELECT {_COLUMNS} FROM certificates WHERE id > ? ORDER BY id LIMIT ?", (after, limit)
+        )
     ]
 
 
@@ -143,6 +179,29 @@ def set_revoked(tx: Tx, id: int, at: int, reason: int) -> bool:
         tx.run(
             "UPDATE certificates SET revoked = ?, revocation_reason = ? WHERE id = ? AND revoked IS NULL",
             (at, reason, id),
+        )
+        == 1
+    )
+
+
+def set_reason(tx: Tx, id: int, was: int, reason: int) -> bool:
+    """Give a revoked certificate another reason; False when it was not revoked for ``was``."""
+    return (
+        tx.run(
+            "UPDATE certificates SET revocation_reason = ? WHERE id = ? AND revocation_reason = ?",
+            (reason, id, was),
+        )
+        == 1
+    )
+
+
+def set_released(tx: Tx, id: int) -> bool:
+    """Take a certificate's hold away; False when it was not held."""
+    return (
+        tx.run(
+            "UPDATE certificates SET revoked = NULL, revocation_reason = NULL"
+            f" WHERE id = ? AND revocation_reason = {HOLD}",
+            (id,),
         )
         == 1
     )

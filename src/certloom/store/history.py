@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from certloom.pki.identifiers import Identifier
 from certloom.policy.decisions import NameHistory
 from certloom.store.base import Tx
+from certloom.store.name_keys import key_of
 
 _MOST = 100
 """Valid certificates counted at most."""
@@ -16,10 +17,10 @@ _LOOKED_AT = 1_000
 
 def of_name(tx: Tx, name: Identifier, now: int) -> NameHistory:
     """Indexed reads of at most so many rows."""
-    key = (name.value, name.type.value)
+    key = (key_of(name),)
     last = tx.one(
         "SELECT c.team, c.owner, c.requester, c.profile, c.issued FROM certificate_names n"
-        " JOIN certificates c ON c.id = n.certificate_id WHERE n.name = ? AND n.type = ?"
+        " JOIN certificates c ON c.id = n.certificate_id WHERE n.key = ?"
         " ORDER BY n.certificate_id DESC LIMIT 1",
         key,
     )
@@ -27,7 +28,7 @@ def of_name(tx: Tx, name: Identifier, now: int) -> NameHistory:
         return NameHistory(name, 0)
     row = tx.one(
         "SELECT count(*) FROM (SELECT 1 FROM (SELECT certificate_id FROM certificate_names"
-        " WHERE name = ? AND type = ? ORDER BY certificate_id DESC LIMIT ?) AS n"
+        " WHERE key = ? ORDER BY certificate_id DESC LIMIT ?) AS n"
         " JOIN certificates c ON c.id = n.certificate_id"
         " WHERE c.not_after >= ? AND c.revoked IS NULL AND c.replaced_by IS NULL LIMIT ?) AS live",
         (*key, _LOOKED_AT, now, _MOST),

@@ -1,7 +1,8 @@
 """Numbered schema migrations. They only go forward.
 
-A migration is one file, ``migrations/NNNN_name.sql``, written for SQLite and rewritten here for PostgreSQL,
-which alone gets statements that begin with ``ON POSTGRESQL``.
+A migration is one file, ``migrations/NNNN_name.sql``, written for SQLite and rewritten here for PostgreSQL.
+Statements that begin with ``ON SQLITE`` or ``ON POSTGRESQL`` are for that one alone. What SQL cannot compute
+follows in Python (``store/backfill.py``).
 All that are missing are applied in one transaction, so a database is never between two versions. What was
 applied is recorded with a checksum of its statements (comments and spacing do not count): a database that
 is newer than this code, or whose history differs from it, is refused.
@@ -11,17 +12,18 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib import resources
 
 import msgspec
 
+from certloom.store.backfill import BACKFILLS
 from certloom.store.base import StoreError, Tx
 
 _FILE = re.compile(r"^(\d{4})_([a-z0-9_]+)\.sql$")
 _PIECE = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|--[^\n]*|/\*.*?\*/|;|\s+|[^'\";\s/-]+|.", re.DOTALL)
-_POSTGRESQL_ONLY = "ON POSTGRESQL "
+_FOR_ONE = {"ON SQLITE ": "sqlite", "ON POSTGRESQL ": "postgresql"}
 _ADVISORY_LOCK = 0x636572746C6F6F6D  # "certloom"
 
 _TABLE = (
@@ -36,6 +38,8 @@ class Migration(msgspec.Struct, frozen=True):
     number: int
     name: str
     statements: tuple[str, ...]
+    backfill: Callable[[Tx], None] | None = None
+    """What is computed once the statements have been run; not part of the checksum."""
 
     @property
     def checksum(self) -> str:
@@ -88,11 +92,21 @@ def shipped() -> tuple[Migration, ...]:
     for entry in resources.files("certloom.store").joinpath("migrations").iterdir():
         match = _FILE.match(entry.name)
         if match:
-            found.append(Migration(int(match[1]), match[2], split(entry.read_text(encoding="utf-8"))))
+            number = int(match[1])
+            statements = split(entry.read_text(encoding="utf-8"))
+            found.append(Migration(number, match[2], statements, BACKFILLS.get(number)))
     found.sort(key=lambda m: m.number)
     if [m.number for m in found] != list(range(1, len(found) + 1)):
         raise StoreError("the installed migrations are not numbered 1, 2, 3 ...: the installation is broken")
     return tuple(found)
+
+
+def _for(dialect: str, statement: str) -> str:
+    """The statement as this kind of database gets it, or empty if it is for the other kind."""
+    for prefix, only in _FOR_ONE.items():
+        if statement.startswith(prefix):
+            return statement.removeprefix(prefix) if dialect == only else ""
+    return statement
 
 
 def migrate(tx: Tx, dialect: str, now: int, migrations: Sequence[Migration] | None = None) -> int:
@@ -130,10 +144,11 @@ def migrate(tx: Tx, dialect: str, now: int, migrations: Sequence[Migration] | No
                 f"the database is at schema version {newest} but lacks migration {migration.number}"
             )
         for statement in migration.statements:
-            if not statement.startswith(_POSTGRESQL_ONLY):
-                tx.run(adapt(statement))
-            elif dialect == "postgresql":
-                tx.run(adapt(statement.removeprefix(_POSTGRESQL_ONLY)))
+            mine = _for(dialect, statement)
+            if mine:
+                tx.run(adapt(mine))
+        if migration.backfill is not None:
+            migration.backfill(tx)
         tx.run(
             "INSERT INTO migrations (number, name, checksum, applied) VALUES (?, ?, ?, ?)",
             (migration.number, migration.name, migration.checksum, now),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from typing import Annotated, Any
 
@@ -10,6 +11,7 @@ import msgspec
 from certloom.audit import Origin, record
 from certloom.inventory import ledger
 from certloom.pki.certificates import parse_certificate
+from certloom.pki.identifiers import Identifier, IdentifierError, parse_dns, parse_ip
 from certloom.pki.names import format_name
 from certloom.pki.pem import to_pem
 from certloom.server.operations.registry import Arguments, OperationError, operation
@@ -63,7 +65,7 @@ class Blocked(Arguments, frozen=True):
 async def listing(rooms: Rooms, arguments: Listing, origin: Origin) -> list[dict[str, Any]]:
     def unit(tx: Tx) -> list[dict[str, Any]]:
         if arguments.name is not None:
-            found = statements.by_name(tx, arguments.name.lower(), arguments.limit)
+            found = statements.by_name(tx, _named(arguments.name), arguments.limit)
         else:
             found = statements.newest(tx, arguments.limit, arguments.before)
         return [_summary(tx, certificate, rooms.clock.now()) for certificate in found]
@@ -143,6 +145,14 @@ async def block_key(rooms: Rooms, arguments: Blocked, origin: Origin) -> dict[st
     return await rooms.store.write(unit)
 
 
+def _named(text: str) -> Identifier:
+    """A DNS name or an address."""
+    for parse in (parse_ip, parse_dns):
+        with contextlib.suppress(IdentifierError):
+            return parse(text)
+    raise OperationError("bad-arguments", f"{text!r} is neither a DNS name nor an IP address")
+
+
 async def _find(rooms: Rooms, text: str) -> StoredCertificate:
     """Raises ``OperationError``."""
     if re.fullmatch("[0-9]{1,12}", text):
@@ -179,7 +189,7 @@ def _summary(tx: Tx, c: StoredCertificate, now: int) -> dict[str, Any]:
     return {
         "id": c.id,
         "state": state,
-        "names": [f"{type}:{name}" for type, name in statements.names(tx, c.id)],
+        "names": list(c.names),
         "authority": c.authority,
         "serial": c.serial.hex(),
         "profile": c.profile,

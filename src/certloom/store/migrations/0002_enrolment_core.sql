@@ -10,14 +10,40 @@ ALTER TABLE certificates ADD COLUMN fingerprint BLOB;
 ALTER TABLE certificates ADD COLUMN owner TEXT;
 ALTER TABLE certificates ADD COLUMN team TEXT;
 
+-- Listings are in the order of issued or of not_after, then of id. SQLite's indexes end in the id by themselves.
 CREATE INDEX certificates_fingerprint ON certificates (fingerprint);
-CREATE INDEX certificates_profile ON certificates (profile, id);
-CREATE INDEX certificates_authority ON certificates (authority, id);
-CREATE INDEX certificates_requester ON certificates (requester, id);
-CREATE INDEX certificates_owner ON certificates (owner, id) WHERE owner IS NOT NULL;
-CREATE INDEX certificates_team ON certificates (team, id) WHERE team IS NOT NULL;
-CREATE INDEX certificates_revocations ON certificates (id) WHERE revoked IS NOT NULL;
-CREATE INDEX certificates_to_replace ON certificates (id) WHERE replace_since IS NOT NULL;
+ON SQLITE CREATE INDEX certificates_issued ON certificates (issued);
+ON SQLITE CREATE INDEX certificates_profile ON certificates (profile, issued);
+ON SQLITE CREATE INDEX certificates_authority ON certificates (authority, issued);
+ON SQLITE CREATE INDEX certificates_requester ON certificates (requester, issued);
+ON SQLITE CREATE INDEX certificates_owner ON certificates (owner, issued) WHERE owner IS NOT NULL;
+ON SQLITE CREATE INDEX certificates_team ON certificates (team, issued) WHERE team IS NOT NULL;
+ON SQLITE CREATE INDEX certificates_revocations ON certificates (issued) WHERE revoked IS NOT NULL;
+ON SQLITE CREATE INDEX certificates_held ON certificates (issued) WHERE revocation_reason = 6;
+ON SQLITE CREATE INDEX certificates_to_replace ON certificates (issued) WHERE replace_since IS NOT NULL;
+ON POSTGRESQL CREATE INDEX certificates_issued ON certificates (issued, id);
+ON POSTGRESQL CREATE INDEX certificates_profile ON certificates (profile, issued, id);
+ON POSTGRESQL CREATE INDEX certificates_authority ON certificates (authority, issued, id);
+ON POSTGRESQL CREATE INDEX certificates_requester ON certificates (requester, issued, id);
+ON POSTGRESQL CREATE INDEX certificates_owner ON certificates (owner, issued, id) WHERE owner IS NOT NULL;
+ON POSTGRESQL CREATE INDEX certificates_team ON certificates (team, issued, id) WHERE team IS NOT NULL;
+ON POSTGRESQL CREATE INDEX certificates_revocations ON certificates (issued, id) WHERE revoked IS NOT NULL;
+ON POSTGRESQL CREATE INDEX certificates_held ON certificates (issued, id) WHERE revocation_reason = 6;
+ON POSTGRESQL CREATE INDEX certificates_to_replace ON certificates (issued, id) WHERE replace_since IS NOT NULL;
+ON POSTGRESQL DROP INDEX certificates_not_after;
+ON POSTGRESQL CREATE INDEX certificates_not_after ON certificates (not_after, id);
+
+-- Those that count for the metrics of expiry; nothing but the index is read for them.
+CREATE INDEX certificates_current ON certificates (not_after) WHERE revoked IS NULL AND replaced_by IS NULL;
+
+-- By ``key``: the name itself, or of a DNS name its labels turned round, each with a dot behind it
+-- (``com.example.www.``), so that everything under a domain stands together. Filled anew by ``backfill``.
+DROP TABLE certificate_names;
+CREATE TABLE certificate_names (
+    key TEXT NOT NULL,
+    certificate_id INTEGER NOT NULL,
+    PRIMARY KEY (key, certificate_id)
+) STRICT, WITHOUT ROWID;
 
 ALTER TABLE enrolment_requests ADD COLUMN owner TEXT;
 ALTER TABLE enrolment_requests ADD COLUMN team TEXT;
@@ -102,7 +128,15 @@ ALTER TABLE credentials ADD COLUMN rotated INTEGER;
 ALTER TABLE credentials ADD COLUMN revision INTEGER NOT NULL DEFAULT 1;
 CREATE INDEX credentials_previous_hash ON credentials (previous_hash) WHERE previous_hash IS NOT NULL;
 CREATE INDEX credentials_kind ON credentials (kind, id);
+-- For client certificates: whose key it is (SHA-256 of the SPKI), or the profile and name of certificates issued here.
+ALTER TABLE credentials ADD COLUMN spki_sha256 BLOB;
+ALTER TABLE credentials ADD COLUMN subject_profile TEXT;
+ALTER TABLE credentials ADD COLUMN subject_name TEXT;
 CREATE INDEX credentials_owner ON credentials (owner, id) WHERE owner IS NOT NULL;
+CREATE INDEX credentials_team ON credentials (team, id) WHERE team IS NOT NULL;
+CREATE INDEX credentials_spki ON credentials (spki_sha256) WHERE spki_sha256 IS NOT NULL;
+CREATE INDEX credentials_subject ON credentials (subject_name, subject_profile) WHERE subject_name IS NOT NULL;
+CREATE INDEX credentials_grants ON credentials (id) WHERE grants <> '[]';
 
 CREATE TABLE teams (
     name TEXT PRIMARY KEY,
@@ -130,12 +164,19 @@ CREATE TABLE people (
     oidc_subject TEXT,
     teams TEXT NOT NULL,
     grants TEXT NOT NULL,
+    -- What the identity provider said at the last login; set anew at each.
+    oidc_teams TEXT NOT NULL,
+    oidc_grants TEXT NOT NULL,
+    -- SHA-256 of the one-time code with which a password may be set.
+    setup_hash BLOB,
+    setup_expires INTEGER,
     revision INTEGER NOT NULL,
     created INTEGER NOT NULL,
     updated INTEGER NOT NULL,
     last_login INTEGER
 ) STRICT;
 CREATE UNIQUE INDEX people_name ON people (name);
+CREATE UNIQUE INDEX people_setup ON people (setup_hash) WHERE setup_hash IS NOT NULL;
 CREATE UNIQUE INDEX people_oidc ON people (oidc_issuer, oidc_subject) WHERE oidc_subject IS NOT NULL;
 
 CREATE TABLE sessions (
@@ -198,8 +239,9 @@ CREATE INDEX notices_target ON notices (target, id);
 CREATE INDEX notices_finished ON notices (finished) WHERE finished IS NOT NULL;
 
 CREATE TABLE audit_checkpoints (
-    sequence INTEGER PRIMARY KEY,
+    sequence INTEGER NOT NULL PRIMARY KEY,
     hash BLOB NOT NULL,
+    base INTEGER NOT NULL,
     at INTEGER NOT NULL,
     key_id TEXT NOT NULL,
     signature BLOB NOT NULL
