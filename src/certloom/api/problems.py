@@ -125,3 +125,10 @@ def document(problem: Problem, request_id: str) -> bytes:
             kind.uri, kind.title, kind.status, kind.code, problem.detail, problem.reasons, request_id
         )
     )
+
+
+def refusal_document(status: int, detail: str) -> bytes:
+    """What the listener says in the API's place: of a request that is too large, too slow or not HTTP."""
+    code = {413: TOO_LARGE, 500: INTERNAL, 503: UNAVAILABLE}.get(status, MALFORMED)
+    kind = TYPES[code]
+    return _encode(ProblemDocument(kind.uri, kind.title, status, code, detail))

@@ -78,7 +78,7 @@ PREFIX = "/api/v1"
 JSON = "application/json"
 JSON_LINES = "application/jsonl"
 
-Name = Annotated[str, msgspec.Meta(pattern="^[a-z0-9][a-z0-9-]{0,62}$", description="A name.")]
+Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$(?!\n)", description="A name.")]
 """What profiles, channels, authorities, rules, roles and teams are called."""
 RowId = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1, description="A number the server gave.")]
 Id = Annotated[str, msgspec.Meta(min_length=1, max_length=64, description="An id the server gave.")]

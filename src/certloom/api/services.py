@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from certloom.enrollment.books import Books
     from certloom.enrollment.pipeline import Enrollment
     from certloom.enrollment.revoke import Revoker
+    from certloom.identity.authentication import Authentication
     from certloom.identity.credentials import Credentials
+    from certloom.identity.ratelimit import Limit
     from certloom.jobs import Runner
     from certloom.secrets import DataKey
     from certloom.settings import Origins, Settings
@@ -47,6 +49,9 @@ class Services:
     approvals: Approvals
     revoker: Revoker
     crls: CRLPublisher
+    authentication: Authentication
+    failures: Limit
+    """Failed authentications, by address; the console counts here as well."""
     cursors: Cursors
     refresh: Callable[[], Awaitable[bool]]
     """Take up changes of the configuration; answers whether there were any."""

@@ -1,7 +1,7 @@
-"""Operations over the admin socket: ``POST /operations/NAME`` with JSON, answered with JSON.
+"""The admin socket: the REST API for the local operator.
 
-Who can open the socket (mode 0600 in a directory of mode 0700) is the operator; the kernel says which user
-that is, and so the audit log does.
+Who can open the socket (mode 0600 in a directory of mode 0700) could read the data key as well, so they may
+everything; the kernel says which user that is, and so the audit log does.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from __future__ import annotations
 import pwd
 
 import msgspec
-import structlog
 
 from certloom.audit import Origin
-from certloom.server.connections import Receive, Scope, Send
+from certloom.identity.principals import Principal, local
+from certloom.server.connections import ASGIApp, Receive, Scope, Send
 from certloom.server.operations import OperationError, perform
 from certloom.server.pages import Page, answer
 from certloom.server.rooms import Rooms
@@ -21,37 +21,42 @@ _JSON = b"application/json"
 _PREFIX = "/operations/"
 _encode = msgspec.json.Encoder().encode
 
-_log = structlog.get_logger("certloom.admin")
+
+def local_operator(uid: int | None) -> Principal:
+    """A local user, by name where they have one."""
+    if uid is None:
+        return local("unknown")
+    try:
+        return local(pwd.getpwuid(uid).pw_name)
+    except KeyError:
+        return local(str(uid))
 
 
 def actor(uid: int | None) -> str:
     """How a local user stands in the audit log: ``local:NAME``."""
-    if uid is None:
-        return "local"
-    try:
-        return f"local:{pwd.getpwuid(uid).pw_name}"
-    except KeyError:
-        return f"local:{uid}"
+    return local_operator(uid).actor
 
 
 class AdminApp:
     """The ASGI application behind the admin socket."""
 
-    def __init__(self, rooms: Rooms) -> None:
+    def __init__(self, rooms: Rooms, app: ASGIApp) -> None:
         self._rooms = rooms
+        self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path = scope["path"]
-        if scope["method"] != "POST" or not path.startswith(_PREFIX):
-            await answer(send, Page(b'{"error":{"code":"not-found"}}', _JSON, 404))
+        if scope["path"].startswith(_PREFIX):
+            await self._operation(scope, receive, send)
             return
+        scope["certloom.principal"] = local_operator(scope.get("certloom.peer_uid"))
+        await self._app(scope, receive, send)
+
+    async def _operation(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = (await receive())["body"]
         origin = Origin(actor(scope["certloom.peer_uid"]), "", scope["certloom.trace"])
-        name = path.removeprefix(_PREFIX)
         try:
+            name = scope["path"].removeprefix(_PREFIX)
             page = Page(_encode(await perform(self._rooms, name, body, origin)), _JSON)
-            _log.info("operation", name=name, actor=origin.actor, trace=origin.trace)
         except OperationError as error:
-            _log.info("operation refused", name=name, actor=origin.actor, code=error.code, trace=origin.trace)
             page = Page(_encode({"error": {"code": error.code, "message": str(error)}}), _JSON, 409)
         await answer(send, page)

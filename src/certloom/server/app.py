@@ -20,6 +20,8 @@ from collections.abc import Awaitable, Callable
 import msgspec
 import structlog
 
+from certloom.api import idempotency
+from certloom.api.app import API
 from certloom.audit import chain
 from certloom.authorities.serials import burn_abandoned
 from certloom.clock import Clock
@@ -32,6 +34,7 @@ from certloom.server.http import protocol_factory
 from certloom.server.pages import Pages, below, refusal, roots_pem
 from certloom.server.retention import Retention
 from certloom.server.rooms import Rooms, open_rooms
+from certloom.server.services import services
 from certloom.server.sockets import bind, bind_unix
 from certloom.server.tls import ListenerTLS
 from certloom.settings import Address, Settings
@@ -68,13 +71,14 @@ class Application:
         self._stop = asyncio.Event()
         self._told_to_stop = 0.0
         pages = Pages(rooms, lambda: not self._stop.is_set())
-        everything = below("/acme/", acme, pages)
-        admin = AdminApp(rooms)
+        api = API(services(rooms))
+        everything = below("/acme/", acme, below("/api/", api, pages))
+        admin = AdminApp(rooms, below("/api/", api, pages))
         seen = rooms.origins
         apps: dict[str, tuple[ASGIApp, str, bool]] = {
             "https": (everything, seen.https, True),
             "http": (pages, seen.http, False),
-            "acme_plain": (everything, seen.acme_plain, True),
+            "acme_plain": (below("/acme/", acme, pages), seen.acme_plain, True),
             "admin": (admin, "", False),
         }
         self._listeners = [
@@ -108,9 +112,15 @@ class Application:
         every(60, "approvals", rooms.approvals.expire)
         retention = Retention(rooms.store, rooms.clock, rooms.settings.retention)
         every(3600, "retention", retention.prune)
+        every(600, "idempotency keys", self._forget_answers)
         every(1, "audit chain", lambda: chain.link(rooms.store))
         if rooms.store.dialect != "sqlite":
             every(600, "abandoned serials", lambda: burn_abandoned(rooms.store, rooms.clock, alone=False))
+
+    async def _forget_answers(self) -> None:
+        rooms = self.rooms
+        kept_since = rooms.clock.now() - rooms.settings.api.idempotency_seconds
+        await idempotency.prune(rooms.store, kept_since)
 
     async def start(self) -> None:
         """Do all that comes before listening, then listen. Raises ``TLSError`` or ``StoreError``."""

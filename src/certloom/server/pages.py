@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from certloom import __version__
+from certloom.api.problems import refusal_document
 from certloom.enrollment.books import UnknownName
 from certloom.pki.pem import to_pem
 from certloom.server.connections import ASGIApp, Receive, Scope, Send
@@ -44,6 +45,8 @@ def refusal(status: int, detail: str, path: str) -> tuple[bytes, bytes]:
     if path.startswith("/acme/"):
         kind = _ACME_INTERNAL if status >= 500 else _ACME_MALFORMED
         return _PROBLEM, msgspec.json.encode({"type": kind, "detail": detail, "status": status})
+    if path.startswith("/api/"):
+        return _PROBLEM, refusal_document(status, detail)
     return _TEXT, detail.encode() + b"\n"
 
 

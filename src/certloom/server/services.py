@@ -1,0 +1,49 @@
+"""The rooms as the API's handlers see them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from certloom.api.cursors import Cursors
+from certloom.api.problems import CONFLICT, INVALID, Problem
+from certloom.api.services import Services
+from certloom.identity.authentication import Authentication
+from certloom.identity.ratelimit import Limit
+from certloom.server.archive import Manifest
+from certloom.server.backup import BackupError, make_backup
+from certloom.server.rooms import Rooms
+
+
+def services(rooms: Rooms) -> Services:
+    """Everything handlers use, out of opened rooms."""
+
+    async def backup(path: str) -> Manifest:
+        target = Path(path)
+        if not target.is_absolute():
+            raise Problem(INVALID, "the path must be absolute: the server's directory is not yours")
+        try:
+            return await make_backup(rooms, target)
+        except BackupError as error:
+            raise Problem(CONFLICT, str(error)) from error
+
+    settings, clock = rooms.settings, rooms.clock
+    return Services(
+        settings=settings,
+        clock=clock,
+        origins=rooms.origins,
+        node=rooms.node,
+        store=rooms.store,
+        data_key=rooms.data_key,
+        books=rooms.books,
+        credentials=rooms.credentials,
+        runner=rooms.runner,
+        enrollment=rooms.enrollment,
+        approvals=rooms.approvals,
+        revoker=rooms.revoker,
+        crls=rooms.crls,
+        authentication=Authentication(rooms.store, clock, settings.api),
+        failures=Limit("failures", settings.api.failures_per_minute, clock),
+        cursors=Cursors(rooms.data_key),
+        refresh=rooms.refresh,
+        backup=backup,
+    )
