@@ -21,7 +21,9 @@ validity-empty               it would end before it begins
 authority-expired            the authority's own certificate ends too soon to issue under it
 ============================ ======================================================================
 
-With outcome ASK the one reason is ``approval-needed``.
+With outcome ASK the reasons are ``approval-needed`` (the profile asks people) and ``rule-asks``. A policy
+rule's reasons name it: ``rule-refuses``, ``rule-asks``, and among the warnings ``rule-warns``. A refusal by
+the profile or any rule beats every other word, and a question beats consent.
 
 What is asked of notBefore and notAfter is granted exactly or refused, never changed (RFC 8555 section 7.4).
 What is not asked is the profile's to choose: it is then fitted to the profile's longest validity and to the
@@ -48,6 +50,8 @@ from certloom.policy.profile_parts import (
     key_algorithm,
 )
 from certloom.policy.profiles import Profile
+from certloom.policy.rule_facts import Moment
+from certloom.policy.rules import NO_RULES, NOTHING_SAID, Ruleset, merged_terms
 from certloom.policy.subjects import Template
 from certloom.policy.usages import automatic_key_usage, in_bit_order, purpose_oid, serves_tls
 
@@ -135,8 +139,8 @@ def _compiled(profile: Profile) -> _Compiled:
     return _Compiled(profile)
 
 
-def decide(profile: Profile, version: int, facts: Facts) -> Decision:
-    """What this profile, in this version, says to this ask."""
+def decide(profile: Profile, version: int, facts: Facts, rules: Ruleset = NO_RULES) -> Decision:
+    """What this profile, in this version, and these rules say to this ask."""
     compiled = _compiled(profile)
     reasons: list[Reason] = []
 
@@ -172,8 +176,13 @@ def decide(profile: Profile, version: int, facts: Facts) -> Decision:
 
     not_before, not_after = _validity(profile.validity, compiled.longest, facts, reasons)
 
+    said = NOTHING_SAID
+    if rules:
+        granted = (0, 0) if any(r.code.startswith("validity-") for r in reasons) else (not_before, not_after)
+        said = rules.judge(Moment(facts, profile, version, identifiers, *granted))
+        reasons.extend(said.refusals)
     if reasons:
-        return Decision(Outcome.REFUSE, tuple(reasons))
+        return Decision(Outcome.REFUSE, tuple(reasons), warnings=said.warnings, verdicts=said.verdicts)
     assert check is not None
     lint = profile.lint
     contents = CertificateContents(
@@ -191,10 +200,16 @@ def decide(profile: Profile, version: int, facts: Facts) -> Decision:
         lint=lint.mode,
         lint_level=lint.level,
     )
-    terms = profile.approval.terms()
-    if terms is not None and not facts.approved:
-        return Decision(Outcome.ASK, (_people_must_agree(terms),), contents, terms)
-    return Decision(Outcome.ISSUE, (), contents)
+    own = profile.approval.terms()
+    if facts.approved or (own is None and not said.terms):
+        return Decision(Outcome.ISSUE, (), contents, warnings=said.warnings, verdicts=said.verdicts)
+    terms = own or ApprovalTerms((), 0, 0, profile.approval.may_change)
+    questions = said.questions
+    if said.terms:
+        terms = merged_terms((*((own,) if own else ()), *said.terms), profile.approval.may_change)
+    if own is not None:
+        questions = (_people_must_agree(own), *questions)
+    return Decision(Outcome.ASK, questions, contents, terms, said.warnings, said.verdicts)
 
 
 def _people_must_agree(terms: ApprovalTerms) -> Reason:

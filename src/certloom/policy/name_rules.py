@@ -197,8 +197,16 @@ def matches(pattern: str, identifier: Identifier) -> bool:
     """
     if pattern == "**":
         return True
-    type, cover = _any_type(pattern)
-    return identifier.type is type and cover(identifier.value)
+    type, patterns = _any_type(pattern)
+    return identifier.type is type and patterns.cover(identifier.value)
+
+
+def touches(pattern: str, identifier: Identifier) -> bool:
+    """Whether a pattern of any type touches this identifier. Raises ``PatternError``."""
+    if pattern == "**":
+        return True
+    type, patterns = _any_type(pattern)
+    return identifier.type is type and patterns.touch(identifier.value)
 
 
 def check_pattern(pattern: str) -> None:
@@ -207,20 +215,33 @@ def check_pattern(pattern: str) -> None:
         _any_type(pattern)
 
 
+class _Mailbox:
+    """Matches one mailbox."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def cover(self, value: str) -> bool:
+        return value == self._value
+
+    touch = cover
+
+
 @lru_cache(maxsize=4096)
-def _any_type(pattern: str) -> tuple[IdentifierType, Callable[[str], bool]]:
+def _any_type(pattern: str) -> tuple[IdentifierType, Patterns]:
     if "@" in pattern and "/" not in pattern:
         local, _, domain = pattern.rpartition("@")
         if not local:
-            return IdentifierType.EMAIL, EmailPatterns((domain,)).cover
-        exact = f"{local}@{_host(domain, pattern)}"
-        return IdentifierType.EMAIL, exact.__eq__
+            return IdentifierType.EMAIL, EmailPatterns((domain,))
+        return IdentifierType.EMAIL, _Mailbox(f"{local}@{_host(domain, pattern)}")
     try:
-        return IdentifierType.IP, AddressPatterns((pattern,)).cover
+        return IdentifierType.IP, AddressPatterns((pattern,))
     except PatternError:
         if ":" in pattern:
-            return IdentifierType.URI, URIPatterns((pattern,)).cover
-        return IdentifierType.DNS, DNSPatterns((pattern,)).cover
+            return IdentifierType.URI, URIPatterns((pattern,))
+        return IdentifierType.DNS, DNSPatterns((pattern,))
 
 
 def _host(text: str, pattern: str) -> str:
