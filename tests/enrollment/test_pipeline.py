@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from certloom.audit import Origin
 from certloom.clock import ManualClock
+from certloom.enrollment.asks import Ask
 from certloom.enrollment.errors import Refused, Unavailable
-from certloom.enrollment.pipeline import Ask
 from certloom.enrollment.states import State
 from certloom.pki.csr import CertificateRequest, parse_csr
 from certloom.pki.identifiers import Identifier, parse_dns
@@ -28,8 +28,6 @@ from tests.conftest import run
 from tests.core import Core, core
 
 ALICE = Origin("acme-account:alice", "192.0.2.1", "trace-1")
-BOB = Origin("person:bob")
-CAROL = Origin("person:carol")
 
 
 def csr(name: str = "www.example.com") -> CertificateRequest:
@@ -255,105 +253,6 @@ def test_a_serial_that_another_node_burned_meanwhile_is_never_shown(store: Store
             with pytest.raises(Unavailable):
                 await c.enrollment.submit(ask())
             assert (await everything(store))[:2] == (0, 0)
-
-    run(scenario())
-
-
-def test_a_request_that_people_must_see_waits_and_is_issued_when_the_last_agrees(
-    store: Store, clock: ManualClock
-) -> None:
-    async def scenario() -> None:
-        async with core(store, clock) as c:
-            await c.put_profile(approved_by(2), 2)
-            await c.runner.start()
-            waiting = await c.enrollment.submit(ask())
-            assert waiting.state == State.AWAITING_APPROVAL
-            assert waiting.expires is not None
-            assert (await everything(store))[1] == 0
-            assert (await c.approvals.approve(waiting.id, BOB)).state == State.AWAITING_APPROVAL
-            with pytest.raises(Refused) as caught:
-                await c.approvals.approve(waiting.id, BOB)
-            assert caught.value.code == "already-answered"
-            assert (await c.approvals.approve(waiting.id, CAROL)).state == State.APPROVED
-            done = await settled(c, waiting.id)
-            assert done.state == State.ISSUED
-            row = await certificate_of(c, done.certificate_id)
-            assert row.profile_version == 2
-            await c.runner.stop()
-
-    run(scenario())
-
-
-def test_the_last_two_approvals_at_one_instant_issue_one_certificate(
-    store: Store, clock: ManualClock
-) -> None:
-    async def scenario() -> None:
-        async with core(store, clock) as c:
-            await c.put_profile(approved_by(1), 2)
-            await c.runner.start()
-            waiting = await c.enrollment.submit(ask())
-            answers = await asyncio.gather(
-                c.approvals.approve(waiting.id, BOB),
-                c.approvals.approve(waiting.id, CAROL),
-                return_exceptions=True,
-            )
-            assert sorted(isinstance(answer, Refused) for answer in answers) == [False, True]
-            assert (await settled(c, waiting.id)).state == State.ISSUED
-            assert (await everything(store))[1] == 1
-            await c.runner.stop()
-
-    run(scenario())
-
-
-def test_a_denied_request_stays_denied_and_tells_why(store: Store, clock: ManualClock) -> None:
-    async def scenario() -> None:
-        async with core(store, clock) as c:
-            await c.put_profile(approved_by(1), 2)
-            request = csr()
-            waiting = await c.enrollment.submit(ask(request))
-            denied = await c.approvals.deny(waiting.id, BOB, "not our name")
-            assert denied.state == State.DENIED
-            assert denied.reasons[0].message == "not our name"
-            assert (await c.enrollment.submit(ask(request))).state == State.DENIED
-            with pytest.raises(Refused) as caught:
-                await c.approvals.approve(waiting.id, CAROL)
-            assert caught.value.code == "not-waiting"
-
-    run(scenario())
-
-
-def test_a_request_that_nobody_answers_expires(store: Store, clock: ManualClock) -> None:
-    async def scenario() -> None:
-        async with core(store, clock) as c:
-            await c.put_profile(approved_by(1), 2)
-            waiting = await c.enrollment.submit(ask())
-            assert await c.approvals.expire() == 0
-            assert waiting.expires is not None
-            clock.advance(waiting.expires - clock.now())
-            assert await c.approvals.expire() == 1
-            after = await c.store.read(lambda tx: requests.get(tx, waiting.id))
-            assert after is not None
-            assert after.state == State.DENIED
-            assert after.reasons[0].code == "approval-expired"
-
-    run(scenario())
-
-
-def test_an_approved_request_whose_key_was_blocked_meanwhile_fails(store: Store, clock: ManualClock) -> None:
-    async def scenario() -> None:
-        async with core(store, clock) as c:
-            await c.put_profile(approved_by(1), 2)
-            request = csr()
-            waiting = await c.enrollment.submit(ask(request))
-            await store.write(
-                lambda tx: certificates.block_key(tx, request.key.spki_sha256, "stolen", clock.now())
-            )
-            await c.runner.start()
-            await c.approvals.approve(waiting.id, BOB)
-            failed = await settled(c, waiting.id)
-            assert failed.state == State.FAILED
-            assert failed.reasons[0].code == "key-blocked"
-            await c.runner.stop()
 
     run(scenario())
 

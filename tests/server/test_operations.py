@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from certloom.audit import SYSTEM
-from certloom.enrollment.pipeline import Ask
+from certloom.enrollment.asks import Ask
 from certloom.pki.csr import parse_csr
 from certloom.pki.identifiers import parse_dns
 from certloom.policy.decisions import Requester

@@ -152,7 +152,7 @@ async def open_rooms(
         authorities = Authorities(store, clock, data_key, linter, urls, node)
         books = Books(store, authorities.make)
         runner = Runner(store, clock, node)
-        enrollment = Enrollment(store, clock, books, runner)
+        enrollment = Enrollment(store, clock, books, runner, settings.enrollment)
         rooms = Rooms(
             settings=settings,
             clock=clock,

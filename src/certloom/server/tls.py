@@ -21,7 +21,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 
 from certloom.audit import SYSTEM
-from certloom.enrollment.pipeline import Ask
+from certloom.enrollment.asks import Ask
 from certloom.pki import keys
 from certloom.pki.certificates import parse_certificate
 from certloom.pki.csr import parse_csr

@@ -163,6 +163,15 @@ class Audit(_Section, frozen=True):
     """PEM file of trust anchors for ``tls``; empty means the system's."""
 
 
+class Enrollment(_Section, frozen=True):
+    """What one requester may have waiting for people, whichever protocol brings it."""
+
+    waiting_per_requester: Positive = 100
+    """Requests that may wait for people at a time."""
+    approvals_per_day: Positive = 100
+    """Times within a day that people may be asked something new."""
+
+
 class Retention(_Section, frozen=True):
     """Days that finished things are kept; 0 keeps them for ever."""
 
@@ -170,6 +179,7 @@ class Retention(_Section, frozen=True):
     authorizations_days: NotNegative = 90
     jobs_days: NotNegative = 7
     events_days: NotNegative = 0
+    approvals_days: NotNegative = 365
 
 
 class Logging(_Section, frozen=True):
@@ -193,6 +203,7 @@ class Settings(_Section, frozen=True):
     database: Database = Database()
     acme: ACME = ACME()
     validation: Validation = Validation()
+    enrollment: Enrollment = Enrollment()
     retention: Retention = Retention()
     api: API = API()
     mail: Mail = Mail()

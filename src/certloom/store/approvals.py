@@ -1,4 +1,4 @@
-"""Approvals: statements. What one is, and how it lives: ``enrollment.approvals`` and ``enrollment.states``."""
+"""Approvals: statements. What they are and how they live: ``enrollment.approvals``, ``enrollment.states``."""
 
 from __future__ import annotations
 
@@ -140,17 +140,8 @@ def _text(value: object) -> str:
 
 
 def _approval(row: Row) -> StoredApproval:
-    return StoredApproval(
-        *row[:10],
-        _names(row[10]),
-        _asked(row[11]),
-        _stages(row[12]),
-        row[13],
-        _decisions(row[14]),
-        _changes(row[15]),
-        _reasons(row[16]),
-        *row[17:],
-    )
+    decoded = (_names(row[10]), _asked(row[11]), _stages(row[12]), row[13], _decisions(row[14]))
+    return StoredApproval(*(*row[:10], *decoded, _changes(row[15]), _reasons(row[16]), *row[17:]))
 
 
 def insert(tx: Tx, a: StoredApproval) -> None:
@@ -217,7 +208,7 @@ def update(tx: Tx, a: StoredApproval, was: str) -> bool:
 def made_since(tx: Tx, requester: str, since: int, most: int) -> int:
     """How many a requester caused since then, counted up to ``most``."""
     row = tx.one(
-        "SELECT count(*) FROM (SELECT 1 FROM approvals WHERE requester = ? AND created > ? LIMIT ?) AS some",
+        "SELECT count(*) FROM (SELECT 1 FROM approvals WHERE requester = ? AND created > ? LIMIT ?) AS found",
         (requester, since, most),
     )
     assert row is not None

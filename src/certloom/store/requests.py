@@ -8,15 +8,6 @@ from certloom.policy.decisions import Reason
 from certloom.store.base import Row, Tx
 
 
-class Approval(msgspec.Struct, frozen=True):
-    """One person's answer."""
-
-    actor: str
-    at: int
-    agreed: bool
-    message: str = ""
-
-
 class EnrolmentRequest(msgspec.Struct, frozen=True):
     """One ask for one certificate."""
 
@@ -32,13 +23,16 @@ class EnrolmentRequest(msgspec.Struct, frozen=True):
     """JSON of what was asked beyond the CSR; ``enrollment`` alone reads it."""
     csr: bytes
     reasons: tuple[Reason, ...] = ()
-    approvals_needed: int = 0
-    approvals: tuple[Approval, ...] = ()
     idempotency_key: str | None = None
     certificate_id: int | None = None
     created: int = 0
     updated: int = 0
     expires: int | None = None
+    owner: str | None = None
+    """On whose behalf."""
+    team: str | None = None
+    approval_id: str | None = None
+    """The approval it waits under, or was issued under."""
 
 
 class RequestState(msgspec.Struct, frozen=True):
@@ -51,21 +45,24 @@ class RequestState(msgspec.Struct, frozen=True):
 
 
 _COLUMNS = (
-    "id, state, protocol, channel, requester, profile, profile_version, ask, csr, reasons, approvals_needed,"
-    " approvals, idempotency_key, certificate_id, created, updated, expires"
+    "id, state, protocol, channel, requester, profile, profile_version, ask, csr, reasons,"
+    " idempotency_key, certificate_id, created, updated, expires, owner, team, approval_id"
 )
-_INSERT = f"INSERT INTO enrolment_requests ({_COLUMNS}) VALUES ({', '.join('?' * 17)})"
+# The foundation counted agreements here; since then approvals have a table of their own.
+_INSERT = (
+    f"INSERT INTO enrolment_requests ({_COLUMNS}, approvals_needed, approvals)"
+    f" VALUES ({', '.join('?' * 18)}, 0, '[]')"
+)
 _encode = msgspec.json.Encoder().encode
 _reasons = msgspec.json.Decoder(tuple[Reason, ...]).decode
-_approvals = msgspec.json.Decoder(tuple[Approval, ...]).decode
 
 
-def _text(values: tuple[Reason, ...] | tuple[Approval, ...]) -> str:
+def _text(values: tuple[Reason, ...]) -> str:
     return _encode(values).decode() if values else "[]"
 
 
 def _request(row: Row) -> EnrolmentRequest:
-    return EnrolmentRequest(*(*row[:9], _reasons(row[9]), row[10], _approvals(row[11]), *row[12:]))
+    return EnrolmentRequest(*row[:9], _reasons(row[9]), *row[10:])
 
 
 def insert(tx: Tx, r: EnrolmentRequest) -> None:
@@ -83,13 +80,14 @@ def insert(tx: Tx, r: EnrolmentRequest) -> None:
             r.ask,
             r.csr,
             _text(r.reasons),
-            r.approvals_needed,
-            _text(r.approvals),
             r.idempotency_key,
             r.certificate_id,
             r.created,
             r.updated,
             r.expires,
+            r.owner,
+            r.team,
+            r.approval_id,
         ),
     )
 
@@ -129,14 +127,58 @@ def listing(tx: Tx, states: tuple[str, ...], limit: int, after: str = "") -> lis
     ]
 
 
-def waiting_of(tx: Tx, requester: str) -> list[EnrolmentRequest]:
-    """Requests that can still be withdrawn, locked. They are few: an index holds those that are open."""
+def ids_waiting_of(tx: Tx, requester: str) -> list[str]:
+    """Requests that can still be withdrawn. They are few: an index holds those that are open."""
+    rows = tx.all(
+        "SELECT id FROM enrolment_requests WHERE state IN ('awaiting_approval', 'approved')"
+        " AND requester = ? ORDER BY id",
+        (requester,),
+    )
+    return [row[0] for row in rows]
+
+
+def waiting_under(tx: Tx, approval_id: str) -> list[EnrolmentRequest]:
+    """Requests that wait under an approval, locked, oldest first. A requester may have only so many."""
     return [
         _request(row)
         for row in tx.all(
-            f"SELECT {_COLUMNS} FROM enrolment_requests WHERE state IN ('awaiting_approval', 'approved')"
-            f" AND requester = ? ORDER BY id{tx.for_update}",
-            (requester,),
+            f"SELECT {_COLUMNS} FROM enrolment_requests WHERE approval_id = ?"
+            f" AND state = 'awaiting_approval' ORDER BY id{tx.for_update}",
+            (approval_id,),
+        )
+    ]
+
+
+def under(tx: Tx, approval_id: str, limit: int) -> list[EnrolmentRequest]:
+    """The newest requests of an approval, newest first, in whatever state."""
+    return [
+        _request(row)
+        for row in tx.all(
+            f"SELECT {_COLUMNS} FROM enrolment_requests WHERE approval_id = ? ORDER BY id DESC LIMIT ?",
+            (approval_id, limit),
+        )
+    ]
+
+
+def count_waiting(tx: Tx, requester: str, most: int) -> int:
+    """How many of a requester's requests wait for people, counted up to ``most``."""
+    row = tx.one(
+        "SELECT count(*) FROM (SELECT 1 FROM enrolment_requests WHERE state = 'awaiting_approval'"
+        " AND requester = ? LIMIT ?) AS found",
+        (requester, most),
+    )
+    assert row is not None
+    return int(row[0])
+
+
+def waiting_under_nothing(tx: Tx, limit: int) -> list[EnrolmentRequest]:
+    """Requests that wait for people since before approvals had a table of their own."""
+    return [
+        _request(row)
+        for row in tx.all(
+            f"SELECT {_COLUMNS} FROM enrolment_requests WHERE state = 'awaiting_approval'"
+            " AND approval_id IS NULL ORDER BY id LIMIT ?",
+            (limit,),
         )
     ]
 
@@ -145,29 +187,18 @@ def update(tx: Tx, r: EnrolmentRequest, was: str) -> bool:
     """Write what a transition may change, if the request is still in state ``was``."""
     return (
         tx.run(
-            "UPDATE enrolment_requests SET state = ?, reasons = ?, approvals = ?, certificate_id = ?,"
-            " profile_version = ?, updated = ? WHERE id = ? AND state = ?",
+            "UPDATE enrolment_requests SET state = ?, reasons = ?, certificate_id = ?, profile_version = ?,"
+            " updated = ?, approval_id = ? WHERE id = ? AND state = ?",
             (
                 r.state,
                 _text(r.reasons),
-                _text(r.approvals),
                 r.certificate_id,
                 r.profile_version,
                 r.updated,
+                r.approval_id,
                 r.id,
                 was,
             ),
         )
         == 1
     )
-
-
-def expired(tx: Tx, now: int, limit: int) -> list[str]:
-    """Ids of requests that waited for a person for too long."""
-    return [
-        row[0]
-        for row in tx.all(
-            "SELECT id FROM enrolment_requests WHERE state = 'awaiting_approval' AND expires <= ? LIMIT ?",
-            (now, limit),
-        )
-    ]

@@ -17,16 +17,17 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519
 from cryptography.x509.oid import NameOID
 
-from certloom.audit import SYSTEM
+from certloom.audit import SYSTEM, Origin
 from certloom.authorities.lint import Linter
 from certloom.authorities.local import KIND, LocalAuthority, LocalBody, LocalSigner, URLs
 from certloom.authorities.serials import SerialPool
 from certloom.clock import ManualClock
-from certloom.enrollment.approvals import Approvals
+from certloom.enrollment.approvals import Approvals, Verb
 from certloom.enrollment.books import Books
 from certloom.enrollment.pipeline import Enrollment
 from certloom.enrollment.revoke import Revoker
 from certloom.identity.credentials import Credentials, EABCredential
+from certloom.identity.principals import local
 from certloom.jobs import Runner
 from certloom.pki import keys
 from certloom.pki.ca import make_ca, make_root
@@ -39,7 +40,8 @@ from certloom.protocols.acme.service import ACMEService
 from certloom.secrets import DataKey
 from certloom.settings.schema import Settings
 from certloom.store import authorities as authority_statements
-from certloom.store import configuration
+from certloom.store import configuration, requests
+from certloom.store.approvals import StoredApproval
 from certloom.store.authorities import StoredAuthority
 from certloom.store.base import Store, Tx
 from certloom.validation import Proof, Validated, ValidationFailed, ValidationRecord
@@ -396,6 +398,14 @@ class Lab:
 
         await self.store.write(unit)
         await self.resume()
+
+    async def decide(self, request_id: str, verb: Verb, reason: str = "") -> StoredApproval:
+        """Have the local operator decide about what a request waits under."""
+        request = await self.store.read(lambda tx: requests.get(tx, request_id))
+        assert request is not None
+        assert request.approval_id is not None
+        who = local("ann")
+        return await self.approvals.decide(request.approval_id, who, Origin(who.actor), verb, reason)
 
     async def resume(self) -> None:
         """Start on a database that has everything."""

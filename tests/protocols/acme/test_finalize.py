@@ -9,14 +9,11 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
-from certloom.audit import Origin
 from certloom.authorities.base import AuthorityUnavailable
 from certloom.enrollment.errors import Refused, Unavailable
 from certloom.policy.decisions import Reason
 from tests.protocols.acme.lab import Answer, Client, Lab, Labs, make_csr
 from tests.protocols.acme.signing import b64
-
-PERSON = Origin("person:ann")
 
 
 async def ready(client: Client, *names: str) -> Answer:
@@ -314,7 +311,7 @@ def test_a_request_that_waits_for_a_person_is_processing_until_somebody_agrees(l
         early = await client.post(order.location.replace("/order/", "/cert/"))
         assert (early.status, early.type) == (404, "malformed")
         (request,) = await lab.store.read(lambda tx: tx.all("SELECT id FROM enrolment_requests"))
-        await lab.approvals.approve(request[0], PERSON)
+        await lab.decide(request[0], "approve")
         for _ in range(200):
             done = await client.post(order.location)
             if done.json["status"] == "valid":
@@ -334,7 +331,7 @@ def test_deactivating_the_account_withdraws_what_waits_for_a_person(labs: Labs) 
         ((id, state),) = await lab.store.read(lambda tx: tx.all("SELECT id, state FROM enrolment_requests"))
         assert state == "cancelled"
         with pytest.raises(Refused):
-            await lab.approvals.approve(id, PERSON)
+            await lab.decide(id, "approve")
 
     labs.run(scenario)
 
@@ -346,7 +343,7 @@ def test_a_request_that_was_denied_makes_the_order_invalid_and_says_why(labs: La
         csr = make_csr(["a.example.com"])
         await client.finalize(order, csr)
         (request,) = await lab.store.read(lambda tx: tx.all("SELECT id FROM enrolment_requests"))
-        await lab.approvals.deny(request[0], PERSON, "not on my watch")
+        await lab.decide(request[0], "deny", "not on my watch")
         denied = (await client.post(order.location)).json
         assert denied["status"] == "invalid"
         assert denied["error"]["type"] == "urn:ietf:params:acme:error:unauthorized"

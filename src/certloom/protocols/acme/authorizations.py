@@ -69,6 +69,9 @@ class Vouched(msgspec.Struct, frozen=True):
     """Patterns that every name must match; none means no such bound."""
     preauthorized: tuple[str, ...] = ()
     """Patterns of names that need no challenge."""
+    owner: str | None = None
+    """On whose behalf the account asks."""
+    team: str | None = None
 
 
 NOT_VOUCHED: Final = Vouched()
@@ -83,8 +86,9 @@ def read_vouched(service: ACMEService, tx: Tx, account: StoredAccount) -> Vouche
         return NOT_VOUCHED
     if credential.preauthorized:
         # Its names are those it vouches for; all others are proved as by anyone.
-        return Vouched(preauthorized=service.credentials.vouching(tx, account.credential_id))
-    return Vouched(only=credential.names)
+        preauthorized = service.credentials.vouching(tx, account.credential_id)
+        return Vouched((), preauthorized, credential.owner, credential.team)
+    return Vouched(credential.names, (), credential.owner, credential.team)
 
 
 def parse_identifier(sent: IdentifierObject) -> Identifier | Subproblem:

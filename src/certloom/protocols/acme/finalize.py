@@ -11,8 +11,8 @@ import asyncio
 
 import msgspec
 
+from certloom.enrollment.asks import Ask
 from certloom.enrollment.errors import EnrollmentError
-from certloom.enrollment.pipeline import Ask
 from certloom.pki.csr import CertificateRequest, CSRError, parse_csr
 from certloom.pki.identifiers import Identifier, IdentifierError, IdentifierType, parse_dns, parse_ip
 from certloom.pki.keys import KeyRejected, check_fit
@@ -89,7 +89,9 @@ async def finalize(service: ACMEService, x: Exchange, id: str) -> Answer:
     _check_vouched(signed.loaded)
     if caa:
         await _check_caa(service, x, signed.loaded.authorizations, signed.account.id, now)
-    return await _submit(service, x, order, csr)
+    vouched = signed.loaded.vouched
+    requester = Requester("acme-account", order.account_id, vouched.owner, vouched.team)
+    return await _submit(service, x, order, csr, requester)
 
 
 def _der(text: str) -> bytes:
@@ -191,7 +193,9 @@ def _valid(authorization: StoredAuthorization) -> HeldChallenge | None:
     return None
 
 
-async def _submit(service: ACMEService, x: Exchange, order: StoredOrder, csr: CertificateRequest) -> Answer:
+async def _submit(
+    service: ACMEService, x: Exchange, order: StoredOrder, csr: CertificateRequest, requester: Requester
+) -> Answer:
     now = service.clock.now()
 
     def link(tx: Tx, request: EnrolmentRequest) -> None:
@@ -206,7 +210,7 @@ async def _submit(service: ACMEService, x: Exchange, order: StoredOrder, csr: Ce
         protocol="acme",
         channel=x.channel.name,
         profile=order.profile,
-        requester=Requester("acme-account", order.account_id),
+        requester=requester,
         csr=csr,
         identifiers=tuple(
             Identifier(IdentifierType(o.type), o.value) for o in _identifiers(order.identifiers)

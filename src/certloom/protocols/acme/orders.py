@@ -157,7 +157,8 @@ async def new_order(service: ACMEService, x: Exchange) -> Answer:
     asked = _asked(service, x, payload)
     if wrong := [w for i in asked.identifiers if (w := why_not(x.channel, i, vouched)) is not None]:
         raise from_identifiers(wrong)
-    _ask_policy(service, x, account, asked, payload.profile is not None)
+    requester = Requester("acme-account", account.id, vouched.owner, vouched.team)
+    _ask_policy(service, x, requester, asked, payload.profile is not None)
     predecessor = await _predecessor(service, account, payload.replaces, asked) if payload.replaces else None
 
     acme = service.settings.acme
@@ -238,7 +239,7 @@ def _asked(service: ACMEService, x: Exchange, payload: messages.NewOrder) -> _As
 
 
 def _ask_policy(
-    service: ACMEService, x: Exchange, account: StoredAccount, asked: _Asked, profile_named: bool
+    service: ACMEService, x: Exchange, requester: Requester, asked: _Asked, profile_named: bool
 ) -> None:
     """Say no now to what the policy would refuse at the end: names and times. The key is not known yet."""
     try:
@@ -252,7 +253,7 @@ def _ask_policy(
             now=service.clock.now(),
             protocol="acme",
             channel=x.channel.name,
-            requester=Requester("acme-account", account.id),
+            requester=requester,
             key=_NO_KEY,
             key_is_blocked=False,
             identifiers=asked.identifiers,

@@ -200,6 +200,8 @@ _OF_REASON: Final[dict[str, ProblemType]] = {
     "authority-expired": "serverInternal",
     # enrollment
     "different-ask": "orderNotReady",
+    "too-many-waiting": "rateLimited",
+    "withdrawn": "unauthorized",
     "not-configured": "serverInternal",
     "denied": "unauthorized",
     "approval-expired": "unauthorized",

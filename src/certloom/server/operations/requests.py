@@ -7,7 +7,9 @@ from typing import Annotated, Any
 import msgspec
 
 from certloom.audit import Origin
+from certloom.enrollment.approvals import Verb
 from certloom.enrollment.states import OPEN, State
+from certloom.identity.principals import local
 from certloom.server.operations.registry import Arguments, OperationError, operation
 from certloom.server.rooms import Rooms
 from certloom.store import requests as statements
@@ -47,7 +49,7 @@ async def show(rooms: Rooms, arguments: Identified, origin: Origin) -> dict[str,
         **_summary(request),
         "profile_version": request.profile_version,
         "reasons": msgspec.to_builtins(request.reasons),
-        "approvals": msgspec.to_builtins(request.approvals),
+        "approval_id": request.approval_id,
         "updated": request.updated,
         "expires": request.expires,
     }
@@ -55,12 +57,24 @@ async def show(rooms: Rooms, arguments: Identified, origin: Origin) -> dict[str,
 
 @operation("request.approve", Answered)
 async def approve(rooms: Rooms, arguments: Answered, origin: Origin) -> dict[str, Any]:
-    return _summary(await rooms.approvals.approve(arguments.id, origin, arguments.message))
+    return await _decide(rooms, arguments, origin, "approve")
 
 
 @operation("request.deny", Answered)
 async def deny(rooms: Rooms, arguments: Answered, origin: Origin) -> dict[str, Any]:
-    return _summary(await rooms.approvals.deny(arguments.id, origin, arguments.message))
+    return await _decide(rooms, arguments, origin, "deny")
+
+
+async def _decide(rooms: Rooms, arguments: Answered, origin: Origin, decision: Verb) -> dict[str, Any]:
+    request = await rooms.store.read(lambda tx: statements.get(tx, arguments.id))
+    if request is None or request.approval_id is None:
+        raise OperationError("unknown-request", f"no request {arguments.id} waits for anybody")
+    reason = arguments.message or ("denied" if decision == "deny" else "")
+    who = local(origin.actor.partition(":")[2] or "admin")
+    await rooms.approvals.decide(request.approval_id, who, origin, decision, reason)
+    found = await rooms.store.read(lambda tx: statements.get(tx, arguments.id))
+    assert found is not None
+    return _summary(found)
 
 
 def _summary(request: EnrolmentRequest) -> dict[str, Any]:
@@ -73,7 +87,7 @@ def _summary(request: EnrolmentRequest) -> dict[str, Any]:
         "channel": request.channel,
         "requester": request.requester,
         "profile": request.profile,
-        "approvals_needed": request.approvals_needed,
+        "approval_id": request.approval_id,
         "certificate_id": request.certificate_id,
         "created": request.created,
     }
