@@ -93,7 +93,7 @@ def test_a_change_to_any_column_is_found_where_it_is(store: Store, column: str, 
         await _run(store, f"UPDATE events SET {column} = ? WHERE sequence = 3", value)
         faults = (await verify(store)).faults
         assert faults[0].sequence == 3
-        assert faults[0].problem == "altered"
+        assert faults[0].problem == "changed"
         assert faults[0].event_id is not None
 
     run(go())
@@ -212,7 +212,7 @@ def test_a_chain_rewritten_from_the_middle_does_not_end_at_the_recorded_head(sto
 
         await store.write(rewrite)
         (fault,) = (await verify(store)).faults
-        assert (fault.sequence, fault.problem) == (3, "altered")
+        assert (fault.sequence, fault.problem) == (3, "changed")
 
     run(go())
 
@@ -230,26 +230,39 @@ def test_retention_removes_the_beginning_and_what_is_left_is_intact(store: Store
     async def go() -> None:
         await _record(store, 1_500, at_ms=1_000)
         await link(store)
-        assert await prune(store, 1_000 + 1_200) == 1_200
-        assert await prune(store, 1_000 + 1_200) == 0
+        assert await prune(store, 1_000 + 1_200, 5_000) == 1_199
+        assert await prune(store, 1_000 + 1_200, 5_000) == 0
         verdict = await verify(store)
         assert verdict.intact
-        assert verdict.checked == 300
-        await _run(store, "DELETE FROM events WHERE sequence = 1201")
+        assert (verdict.checked, verdict.base) == (301, 1_199)
+        await _run(store, "DELETE FROM events WHERE sequence = 1200")
         assert not (await verify(store)).intact
 
     run(go())
 
 
-def test_retention_may_take_everything_and_the_chain_goes_on(store: Store) -> None:
+def test_retention_leaves_the_newest_of_what_is_old_enough_and_the_chain_goes_on(store: Store) -> None:
     async def go() -> None:
         await _chain(store, 3)
-        assert await prune(store, 10**9) == 3
+        assert await prune(store, 10**9, 10**9) == 2
         assert (await verify(store)).intact
-        await _chain(store, 2)
+        await _record(store, 2)
+        assert await link(store) == 3  # the removal is an event as well
         verdict = await verify(store)
         assert verdict.intact
-        assert verdict.head.sequence == 5
+        assert verdict.head.sequence == 6
+
+    run(go())
+
+
+def test_a_removal_by_retention_is_an_event_that_says_what_went(store: Store) -> None:
+    async def go() -> None:
+        await _chain(store, 5)
+        await prune(store, 10**9, 7_000)
+        rows = await store.read(
+            lambda tx: tx.all("SELECT at_ms, actor, data FROM events WHERE kind = 'audit.pruned'")
+        )
+        assert rows == [(7_000, "system", '{"from":1,"through":4}')]
 
     run(go())
 
@@ -257,7 +270,7 @@ def test_retention_may_take_everything_and_the_chain_goes_on(store: Store) -> No
 def test_an_unlinked_event_is_never_pruned(store: Store) -> None:
     async def go() -> None:
         await _record(store, 2)
-        assert await prune(store, 10**9) == 0
+        assert await prune(store, 10**9, 10**9) == 0
         assert await link(store) == 2
 
     run(go())

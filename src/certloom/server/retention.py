@@ -11,6 +11,7 @@ from certloom.audit import chain
 from certloom.clock import Clock
 from certloom.jobs import queue
 from certloom.settings.schema import Retention as RetentionSettings
+from certloom.store import approvals
 from certloom.store import retention as statements
 from certloom.store.base import Store
 
@@ -27,6 +28,7 @@ class Pruned(msgspec.Struct):
     authorizations: int = 0
     jobs: int = 0
     events: int = 0
+    approvals: int = 0
 
 
 class Retention:
@@ -50,7 +52,11 @@ class Retention:
         if settings.jobs_days:
             pruned.jobs = await self._jobs(now - settings.jobs_days * _DAY)
         if settings.events_days:
-            pruned.events = await chain.prune(self._store, (now - settings.events_days * _DAY) * 1000)
+            pruned.events = await chain.prune(
+                self._store, (now - settings.events_days * _DAY) * 1000, self._clock.now_ms()
+            )
+        if settings.approvals_days:
+            pruned.approvals = await self._approvals(now - settings.approvals_days * _DAY)
         if pruned != Pruned():
             _log.info("pruned", **msgspec.structs.asdict(pruned))
         return pruned
@@ -80,6 +86,12 @@ class Retention:
                     partial(statements.delete_authorizations, ids=ids, expired_before=before)
                 )
                 count += len(ids)
+        return count
+
+    async def _approvals(self, before: int) -> int:
+        count = 0
+        while gone := await self._store.write(lambda tx: approvals.prune(tx, before, _CHUNK)):
+            count += gone
         return count
 
     async def _jobs(self, before: int) -> int:

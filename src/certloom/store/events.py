@@ -12,7 +12,7 @@ from certloom.store.base import Tx
 HEAD = "audit.head"
 BASE = "audit.base"
 
-_COLUMNS = "id, at_ms, kind, subject, actor, origin, trace, data"
+COLUMNS = "id, at_ms, kind, subject, actor, origin, trace, data"
 
 
 class Mark(msgspec.Struct, frozen=True):
@@ -58,10 +58,31 @@ def id_of(tx: Tx, sequence: int) -> int:
     return 0 if row is None else int(row[0])
 
 
+def hash_at(tx: Tx, sequence: int) -> bytes | None:
+    """The hash of the event with this sequence number."""
+    row = tx.one("SELECT hash FROM events WHERE sequence = ?", (sequence,))
+    return None if row is None else bytes(row[0])
+
+
+def at_of(tx: Tx, sequence: int) -> int | None:
+    """When the event with this sequence number was written, in milliseconds."""
+    row = tx.one("SELECT at_ms FROM events WHERE sequence = ?", (sequence,))
+    return None if row is None else int(row[0])
+
+
+def newest_of(tx: Tx, kind: str) -> int | None:
+    """The sequence number of the last linked event of a kind."""
+    row = tx.one(
+        "SELECT sequence FROM events WHERE kind = ? AND sequence IS NOT NULL ORDER BY id DESC LIMIT 1",
+        (kind,),
+    )
+    return None if row is None else int(row[0])
+
+
 def unlinked(tx: Tx, after_id: int, limit: int) -> list[tuple[Any, ...]]:
     """Events with higher ids than that which are not yet in the chain, lowest id first."""
     return tx.all(
-        f"SELECT {_COLUMNS} FROM events WHERE id > ? AND sequence IS NULL ORDER BY id LIMIT ?",
+        f"SELECT {COLUMNS} FROM events WHERE id > ? AND sequence IS NULL ORDER BY id LIMIT ?",
         (after_id, limit),
     )
 
@@ -87,23 +108,26 @@ def link(tx: Tx, rows: Iterable[tuple[int, bytes, int]]) -> None:
 def linked_after(tx: Tx, sequence: int, limit: int) -> list[tuple[Any, ...]]:
     """Linked events after a sequence number, in order: their columns, then ``sequence`` and ``hash``."""
     return tx.all(
-        f"SELECT {_COLUMNS}, sequence, hash FROM events WHERE sequence > ? ORDER BY sequence LIMIT ?",
+        f"SELECT {COLUMNS}, sequence, hash FROM events WHERE sequence > ? ORDER BY sequence LIMIT ?",
         (sequence, limit),
     )
 
 
 def last_before(tx: Tx, at_ms: int, after: int, limit: int) -> Mark | None:
-    """The last of the first ``limit`` events after a sequence number such that all up to it are older."""
-    found = None
+    """Of the first events after a sequence number, how far all are older and so is the one that follows.
+
+    Looks at ``limit`` of them; the last one that is older never is the answer.
+    """
+    found = last = None
     rows = tx.all(
         "SELECT sequence, hash, at_ms FROM events WHERE sequence > ? ORDER BY sequence LIMIT ?",
-        (after, limit),
+        (after, limit + 1),
     )
     for sequence, digest, when in rows:
         if when >= at_ms:
             break
-        found = Mark(sequence, digest.hex())
-    return found
+        found, last = last, (sequence, digest)
+    return None if found is None else Mark(found[0], found[1].hex())
 
 
 def delete_through(tx: Tx, sequence: int) -> int:

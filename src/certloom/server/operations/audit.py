@@ -6,7 +6,8 @@ from typing import Any
 
 import msgspec
 
-from certloom.audit import Origin, chain
+from certloom import audit
+from certloom.audit import Origin
 from certloom.server.operations.registry import Arguments, operation
 from certloom.server.rooms import Rooms
 
@@ -14,6 +15,6 @@ from certloom.server.rooms import Rooms
 @operation("audit.verify", Arguments)
 async def verify(rooms: Rooms, arguments: Arguments, origin: Origin) -> dict[str, Any]:
     """Compute the chain again. ``head`` is worth keeping elsewhere: it shows even a rewritten history."""
-    await chain.link(rooms.store)
-    verdict = await chain.verify(rooms.store)
+    await audit.link(rooms.store)
+    verdict = await audit.verify(rooms.store)
     return {"intact": verdict.intact, **msgspec.to_builtins(verdict)}
