@@ -147,6 +147,15 @@ def claim(
     return jobs
 
 
+def older_one_runs(tx: Tx, job: Job, now_ms: int) -> bool:
+    """Whether a job of the same kind and key that was made before this one is being run."""
+    row = tx.one(
+        "SELECT 1 FROM jobs WHERE state = 'running' AND kind = ? AND key = ? AND id < ? AND lease_until_ms > ?",
+        (job.kind, job.key, job.id, now_ms),
+    )
+    return row is not None
+
+
 def renew(tx: Tx, job: Job, lease_until_ms: int) -> bool:
     """Keep a job for longer; False when it has been lost."""
     return bool(
