@@ -1,4 +1,4 @@
-"""What is configured, in memory: profiles, channels and authorities, reloaded when they change.
+"""What is configured, in memory: profiles, rules, channels and authorities, reloaded when they change.
 
 The database holds them; these books are this process's reading of it. ``Books.refresh`` looks whether the
 configuration's generation has risen (another process may have applied a change) and reloads if so.
@@ -14,8 +14,10 @@ import msgspec
 from certloom.authorities.base import Authority
 from certloom.policy.channels import ACMEChannel, Channel
 from certloom.policy.profiles import Profile, parse_profile
+from certloom.policy.rules import NO_RULES, Rule, Ruleset, stored_rule
 from certloom.store import authorities as authority_statements
 from certloom.store import configuration
+from certloom.store import rules as rule_statements
 from certloom.store.authorities import StoredAuthority
 from certloom.store.base import Store, Tx
 
@@ -36,6 +38,10 @@ class Reading(msgspec.Struct, frozen=True):
     current: dict[str, int]
     channels: dict[tuple[str, str], Channel]
     authorities: tuple[StoredAuthority, ...]
+    rules: tuple[tuple[Rule, int], ...] = ()
+    """The newest version of each rule, with its number."""
+    ruleset: Ruleset = NO_RULES
+    """Those of them that are in force."""
 
 
 def read_configuration(tx: Tx) -> Reading:
@@ -45,12 +51,16 @@ def read_configuration(tx: Tx) -> Reading:
     for name, version, body in configuration.profile_versions(tx):
         profiles.setdefault(name, {})[version] = parse_profile(msgspec.json.decode(body))
         current[name] = version
+    rules = tuple((stored_rule(row.body), row.version) for row in rule_statements.current(tx))
+    ruleset = Ruleset(rules)
     return Reading(
         configuration.generation(tx),
         profiles,
         current,
         {(protocol, name): _decode_channel(body) for protocol, name, body in configuration.channels(tx)},
         tuple(authority_statements.every(tx)),
+        rules,
+        ruleset if ruleset else NO_RULES,
     )
 
 
@@ -101,6 +111,16 @@ class Books:
             name: (self._reading.profiles[name][version], version)
             for name, version in self._reading.current.items()
         }
+
+    @property
+    def rules(self) -> Ruleset:
+        """The policy rules in force."""
+        return self._reading.ruleset
+
+    @property
+    def reading(self) -> Reading:
+        """All of it, as it was read last."""
+        return self._reading
 
     def acme_channel(self, name: str) -> ACMEChannel | None:
         return self._reading.channels.get(("acme", name))

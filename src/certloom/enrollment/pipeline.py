@@ -154,11 +154,11 @@ class Enrollment:
     @property
     def needs_history(self) -> bool:
         """Whether a rule in force looks at what the inventory knows of the names."""
-        return False
+        return self.books.rules.needs_history
 
     def decide(self, profile: Profile, version: int, told: Facts) -> Decision:
         """What the profile and the rules in force say."""
-        return decide(profile, version, told)
+        return decide(profile, version, told, self.books.rules)
 
     def _as_agreed(self, profile: Profile, version: int, told: Facts, approval: StoredApproval) -> Decision:
         """The decision once people have agreed, with what they changed. Raises ``Refused``."""

@@ -61,6 +61,7 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
 
 _encode = msgspec.json.Encoder(order="deterministic").encode
+_decode = msgspec.json.Decoder(Rule).decode
 
 
 def parse_rule(data: Mapping[str, Any] | str | bytes) -> Rule:
@@ -88,6 +89,11 @@ def parse_rule(data: Mapping[str, Any] | str | bytes) -> Rule:
         raise RuleError(path.rstrip("`") or "$", message or str(error)) from None
     check_rule(rule)
     return rule
+
+
+def stored_rule(body: str) -> Rule:
+    """A rule as ``encode_rule`` wrote it. It was judged when it was saved; ``Ruleset`` judges it again."""
+    return _decode(body)
 
 
 def check_rule(rule: Rule) -> None:
@@ -124,15 +130,22 @@ NOTHING_SAID = Judgement()
 
 
 class _Compiled:
-    __slots__ = ("condition", "of_the_key", "profiles", "rule", "text", "uses_history")
+    __slots__ = ("condition", "error", "of_the_key", "profiles", "rule", "text", "uses", "uses_history")
 
     def __init__(self, rule: Rule, version: int) -> None:
         self.rule = rule
         self.text = f"{rule.name}@{version}"
-        self.condition: Condition = compile_condition(rule.when)
+        self.condition: Condition | None = None
+        self.error: str | None = None
+        try:
+            self.condition = compile_condition(rule.when)
+        except ExpressionError as error:
+            # Saved by another version, which took it: it stands in the way until somebody looks at it.
+            self.error = str(error)
+        self.uses = frozenset[str]() if self.condition is None else self.condition.uses
         self.profiles = frozenset(rule.profiles)
-        self.of_the_key = bool(self.condition.uses & OF_THE_KEY)
-        self.uses_history = "inventory" in self.condition.uses
+        self.of_the_key = bool(self.uses & OF_THE_KEY)
+        self.uses_history = "inventory" in self.uses
 
 
 class Ruleset:
@@ -141,10 +154,10 @@ class Ruleset:
     __slots__ = ("_rules", "_uses", "needs_history")
 
     def __init__(self, rules: Iterable[tuple[Rule, int]] = ()) -> None:
-        """Of (rule, version) pairs; those that are not enabled are left out. Raises ``ExpressionError``."""
+        """Of (rule, version) pairs; those that are not enabled are left out."""
         kept = sorted((pair for pair in rules if pair[0].enabled), key=lambda pair: pair[0].name)
         self._rules = tuple(_Compiled(rule, version) for rule, version in kept)
-        self._uses = tuple(sorted({path for rule in self._rules for path in rule.condition.uses}))
+        self._uses = tuple(sorted({path for rule in self._rules for path in rule.uses}))
         self.needs_history: bool = any(rule.uses_history for rule in self._rules)
         """Whether ``Facts.history`` must be there: some rule looks at ``inventory``."""
 
@@ -178,8 +191,10 @@ class Ruleset:
             unknown = compiled.uses_history and facts.history is None
             if preliminary and (unknown or compiled.of_the_key):
                 continue
-            error: str | None = None
-            if unknown:
+            error = compiled.error
+            if compiled.condition is None:
+                matched = True
+            elif unknown:
                 matched, error = True, "what the inventory knows was not looked up"
             else:
                 try:

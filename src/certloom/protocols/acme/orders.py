@@ -42,6 +42,7 @@ from certloom.protocols.acme.states import (
 )
 from certloom.store import acme as statements
 from certloom.store import certificates as certificate_statements
+from certloom.store import history
 from certloom.store import requests as request_statements
 from certloom.store.acme import StoredAccount, StoredAuthorization, StoredOrder
 from certloom.store.base import Tx
@@ -158,7 +159,7 @@ async def new_order(service: ACMEService, x: Exchange) -> Answer:
     if wrong := [w for i in asked.identifiers if (w := why_not(x.channel, i, vouched)) is not None]:
         raise from_identifiers(wrong)
     requester = Requester("acme-account", account.id, vouched.owner, vouched.team)
-    _ask_policy(service, x, requester, asked, payload.profile is not None)
+    await _ask_policy(service, x, requester, asked, payload.profile is not None)
     predecessor = await _predecessor(service, account, payload.replaces, asked) if payload.replaces else None
 
     acme = service.settings.acme
@@ -238,7 +239,7 @@ def _asked(service: ACMEService, x: Exchange, payload: messages.NewOrder) -> _As
     )
 
 
-def _ask_policy(
+async def _ask_policy(
     service: ACMEService, x: Exchange, requester: Requester, asked: _Asked, profile_named: bool
 ) -> None:
     """Say no now to what the policy would refuse at the end: names and times. The key is not known yet."""
@@ -246,11 +247,17 @@ def _ask_policy(
         profile, version = service.books.profile(asked.profile)
     except UnknownName as error:
         raise Problem("invalidProfile", str(error)) from None
+    now, rules = service.clock.now(), service.books.rules
+    past = (
+        await service.store.read(lambda tx: history.of_names(tx, asked.identifiers, now))
+        if rules.needs_history
+        else None
+    )
     decision = decide(
         profile,
         version,
         Facts(
-            now=service.clock.now(),
+            now=now,
             protocol="acme",
             channel=x.channel.name,
             requester=requester,
@@ -260,7 +267,9 @@ def _ask_policy(
             csr_subject=Name(),
             not_before=asked.not_before,
             not_after=asked.not_after,
+            history=past,
         ),
+        rules,
     )
     known = [r for r in decision.reasons if _is_about_order(r)]
     if not known:
@@ -274,7 +283,7 @@ def _is_about_order(reason: Reason) -> bool:
     return (
         reason.identifier is not None
         or reason.code.startswith("validity-")
-        or reason.code in ("too-many-names", "authority-expired")
+        or reason.code in ("too-many-names", "authority-expired", "rule-refuses")
     )
 
 

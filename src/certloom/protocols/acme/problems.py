@@ -198,6 +198,9 @@ _OF_REASON: Final[dict[str, ProblemType]] = {
     "validity-too-long": "malformed",
     "validity-empty": "malformed",
     "authority-expired": "serverInternal",
+    # policy.rules
+    "rule-refuses": "unauthorized",
+    "rule-asks": "unauthorized",
     # enrollment
     "different-ask": "orderNotReady",
     "too-many-waiting": "rateLimited",
