@@ -155,6 +155,30 @@ class Approval(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         return ApprovalTerms(stages, self.wait, self.good_for, self.may_change) if stages else None
 
 
+class ServerKeys(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Whether keys may be made here, for requesters that cannot make their own."""
+
+    algorithms: tuple[
+        Literal[
+            "rsa-2048",
+            "rsa-3072",
+            "rsa-4096",
+            "P-256",
+            "P-384",
+            "P-521",
+            "ed25519",
+            "ed448",
+            "ml-dsa-44",
+            "ml-dsa-65",
+            "ml-dsa-87",
+        ],
+        ...,
+    ] = ()
+    """Those that may be; none means that no key is made here."""
+    keep: Annotated[int, msgspec.Meta(ge=60, le=30 * 86400)] = 86400
+    """Seconds from issuance for which such a key can be fetched; then it is wiped."""
+
+
 class Lint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Whether certificates are linted before they are signed."""
 

@@ -21,6 +21,7 @@ from certloom.policy.durations import parse_duration
 from certloom.policy.name_rules import PatternError, compile_patterns
 from certloom.policy.profile_parts import (
     Approval,
+    ECKeys,
     ExtraExtension,
     KeyRule,
     KeyUsage,
@@ -28,6 +29,7 @@ from certloom.policy.profile_parts import (
     NameRules,
     RenewalRule,
     RSAKeys,
+    ServerKeys,
     TypeRules,
     Validity,
     key_algorithm,
@@ -65,6 +67,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     extensions: tuple[ExtraExtension, ...] = ()
     approval: Approval = Approval()
     lint: Lint = Lint()
+    server_keys: ServerKeys = ServerKeys()
 
 
 _encode = msgspec.json.Encoder(order="deterministic").encode
@@ -73,6 +76,7 @@ _DURATIONS = {
     "validity": ("default", "max", "backdate", "ahead"),
     "renewal": ("start", "end"),
     "approval": ("wait", "good_for"),
+    "server_keys": ("keep",),
 }
 
 # Extensions that Certloom writes itself, that only a CA certificate may have, or that only a log or
@@ -154,6 +158,7 @@ def _with_seconds(data: Mapping[str, Any]) -> dict[str, Any]:
 def _check(profile: Profile) -> None:
     purposes = _check_purposes(profile)
     _check_keys(profile, purposes)
+    _check_server_keys(profile)
     _check_names(profile)
     try:
         Template(profile.subject, common_name_is_name=serves_tls(purposes))
@@ -199,6 +204,21 @@ def _check_keys(profile: Profile, purposes: tuple[str, ...]) -> None:
             check_key_usage(usage, algorithm, purposes)
         except ValueError as error:
             raise ProfileError(path, str(error)) from None
+
+
+def _check_server_keys(profile: Profile) -> None:
+    rules = {key_algorithm(rule): rule for rule in profile.keys}
+    for i, algorithm in enumerate(profile.server_keys.algorithms):
+        family = "rsa" if algorithm.startswith("rsa-") else "ec" if algorithm.startswith("P-") else algorithm
+        rule = rules.get(family)
+        if (
+            rule is None
+            or (isinstance(rule, RSAKeys) and not rule.min <= int(algorithm[4:]) <= rule.max)
+            or (isinstance(rule, ECKeys) and algorithm not in rule.curves)
+        ):
+            raise ProfileError(
+                f"$.server_keys.algorithms[{i}]", f"the profile's keys do not allow {algorithm}"
+            )
 
 
 def _check_names(profile: Profile) -> None:

@@ -16,6 +16,7 @@ import msgspec
 from certloom.policy.decisions import ApprovalTerms, Reason, Stage, Verdict
 from certloom.policy.durations import parse_duration
 from certloom.policy.expressions import Condition, EvaluationError, ExpressionError, compile_condition
+from certloom.policy.expressions.checking import check
 from certloom.policy.expressions.condition import context
 from certloom.policy.rule_facts import OF_THE_KEY, Moment, collect
 
@@ -67,7 +68,7 @@ _decode = msgspec.json.Decoder(Rule).decode
 def parse_rule(data: Mapping[str, Any] | str | bytes) -> Rule:
     """A rule from a table or from JSON, its condition judged. Raises ``RuleError``.
 
-    Durations may be written ``7d``. To be saved, a rule must also pass ``trial``.
+    Durations may be written ``7d``. To be saved, its condition must also pass ``expressions.trial``.
     """
     try:
         table = msgspec.json.decode(data) if isinstance(data, str | bytes) else data
@@ -99,7 +100,7 @@ def stored_rule(body: str) -> Rule:
 def check_rule(rule: Rule) -> None:
     """What a rule's types do not say. Raises ``RuleError``."""
     try:
-        compile_condition(rule.when)
+        check(rule.when)
     except ExpressionError as error:
         raise RuleError("$.when", str(error)) from None
     if rule.stages and rule.effect != "ask":
