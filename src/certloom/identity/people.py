@@ -16,9 +16,9 @@ import msgspec
 
 from certloom.audit import Origin, record
 from certloom.clock import Clock
-from certloom.identity.authentication import API_TOKEN, CLIENT_CERTIFICATE, as_principal, teams_of
+from certloom.identity.authentication import API_TOKEN, CLIENT_CERTIFICATE, teams_of
 from certloom.identity.delegation import Refusal, check_giving
-from certloom.identity.grants import GrantError, check_grants, custom_roles, decode_grants, encode_grants
+from certloom.identity.grants import check_grants, custom_roles, decode_grants, encode_grants
 from certloom.identity.principals import BUILT_IN, Grant, Principal, Thing
 from certloom.store import credentials as credential_statements
 from certloom.store import people as statements
@@ -64,8 +64,7 @@ class People:
 
         Raises ``Conflict`` when the name is taken, ``PersonError``, ``GrantError`` or ``Refusal``.
         """
-        if not _NAME.fullmatch(name):
-            raise PersonError("name: lower-case letters, digits and . _ @ + - between them, at most 128")
+        check_name(name)
         now = self._clock.now()
         person = StoredPerson(
             id=new_id(self._clock.now_ms()),
@@ -173,6 +172,23 @@ class People:
         )
         return self._update(tx, "person.password-set", was, changed, origin, {"why": why})
 
+    def link(
+        self, tx: Tx, by: Principal, was: StoredPerson, issuer: str, subject: str | None, origin: Origin
+    ) -> StoredPerson:
+        """Say who the person is at the identity provider (None: nobody), which ends their sessions and what
+        its groups gave them. Raises ``Refusal``, ``StalePerson``, or ``Conflict`` where another is that one.
+        """
+        self.check_manages(tx, by, was)
+        session_statements.delete_of_person(tx, was.id)
+        changed = msgspec.structs.replace(
+            was,
+            oidc_issuer=issuer if subject is not None else None,
+            oidc_subject=subject,
+            oidc_teams="[]",
+            oidc_grants="[]",
+        )
+        return self._update(tx, "person.linked", was, changed, origin)
+
     def end_sessions(self, tx: Tx, by: Principal, person: StoredPerson, origin: Origin) -> int:
         """Log a person out everywhere; answers how often. One's own need no right."""
         if by.owner != person.id:
@@ -228,6 +244,12 @@ class People:
         record(tx, self._clock.now_ms(), kind, f"person:{id}", origin, data)
 
 
+def check_name(name: str) -> None:
+    """Raises ``PersonError`` for what cannot be an account's name."""
+    if not _NAME.fullmatch(name):
+        raise PersonError("name: lower-case letters, digits and . _ @ + - between them, at most 128")
+
+
 def described(person: StoredPerson) -> dict[str, Any]:
     """An account as events tell of it: no secrets."""
     return {
@@ -254,16 +276,3 @@ def _check_teams(by: Principal, teams: tuple[str, ...]) -> None:
         if not by.may("person.write", Thing(team=team)):
             where = f"in the team {team!r}" if team else "outside of teams"
             raise Refusal(f"this takes the permission person.write {where}")
-
-
-__all__ = [
-    "GrantError",
-    "People",
-    "PersonError",
-    "Refusal",
-    "StalePerson",
-    "Terms",
-    "as_principal",
-    "described",
-    "may_see",
-]

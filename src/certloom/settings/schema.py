@@ -140,7 +140,9 @@ class OIDC(_Section, frozen=True):
     teams: dict[str, tuple[str, ...]] = {}
     """Teams by group."""
     create_people: bool = False
-    """Whether a first login makes an account; otherwise one must exist with that name."""
+    """Whether a first login makes an account, where there is none of that name."""
+    link_by_name: bool = False
+    """Whether a first login takes an account of that name that has no password and no other link."""
 
 
 class Outbound(_Section, frozen=True):
