@@ -225,6 +225,13 @@ class Reach(msgspec.Struct, frozen=True, kw_only=True):
     owners: tuple[str, ...] = ()
     teams: tuple[str, ...] = ()
 
+    @property
+    def within(self) -> tuple[tuple[str, str], ...] | None:
+        """For listing statements: (column, value) pairs of which one must hold; None for everything."""
+        if self.everything:
+            return None
+        return (*(("owner", owner) for owner in self.owners), *(("team", team) for team in self.teams))
+
 
 def holding(grants: Iterable[Grant], roles: dict[str, Role]) -> tuple[_Held, ...]:
     """Grants with their roles looked up; a grant of a role that is no more gives nothing."""

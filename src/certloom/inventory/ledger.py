@@ -34,6 +34,7 @@ def enter_issued(
     owner: str | None = None,
     team: str | None = None,
     notes: Mapping[str, object] | None = None,
+    channel: str = "",
 ) -> int:
     """Record a certificate an authority has just made, link it to its predecessor, and answer its id.
 
@@ -62,6 +63,7 @@ def enter_issued(
             key_type=facts_of(contents.spki).key_type,
             owner=owner,
             team=team,
+            channel=channel,
         ),
         contents.identifiers,
     )
@@ -79,6 +81,7 @@ def enter_issued(
             "not_after": contents.not_after,
             "profile": contents.profile,
             "profile_version": contents.profile_version,
+            "protocol": channel.partition("/")[0],
             "request": request_id,
             "requester": requester,
             **({"owner": owner} if owner is not None else {}),

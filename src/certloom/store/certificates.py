@@ -47,6 +47,8 @@ class StoredCertificate(msgspec.Struct, frozen=True):
     owner: str | None = None
     """Id of the person or service on whose behalf it was asked for."""
     team: str | None = None
+    channel: str = ""
+    """The one it was asked for on: ``protocol/name``."""
 
     @property
     def identifiers(self) -> tuple[Identifier, ...]:
@@ -61,11 +63,11 @@ _FIELDS = (
     "authority, serial, der, spki_sha256, not_before, not_after, profile, profile_version, requester,"
     " request_id, crl_shard, issued"
 )
-_LATER_FIELDS = "names, key_type, fingerprint, owner, team"
+_LATER_FIELDS = "names, key_type, fingerprint, owner, team, channel"
 _COLUMNS = (
     f"id, {_FIELDS}, revoked, revocation_reason, replace_since, replace_why, replaced_by, {_LATER_FIELDS}"
 )
-_INSERT = f"INSERT INTO certificates ({_FIELDS}, {_LATER_FIELDS}) VALUES ({', '.join('?' * 17)}) RETURNING id"
+_INSERT = f"INSERT INTO certificates ({_FIELDS}, {_LATER_FIELDS}) VALUES ({', '.join('?' * 18)}) RETURNING id"
 _INSERT_NAME = "INSERT INTO certificate_names (key, certificate_id) VALUES (?, ?) ON CONFLICT DO NOTHING"
 _encode = msgspec.json.Encoder().encode
 _texts = msgspec.json.Decoder(tuple[str, ...]).decode
@@ -107,6 +109,7 @@ def insert(tx: Tx, c: StoredCertificate, identifiers: Sequence[Identifier]) -> i
             hashlib.sha256(c.der).digest(),
             c.owner,
             c.team,
+            c.channel,
         ),
     )
     assert row is not None
@@ -125,6 +128,12 @@ def by_serial(tx: Tx, authority: str, serial: bytes) -> StoredCertificate | None
     row = tx.one(
         f"SELECT {_COLUMNS} FROM certificates WHERE authority = ? AND serial = ?", (authority, serial)
     )
+    return _certificate(row) if row else None
+
+
+def by_fingerprint(tx: Tx, fingerprint: bytes) -> StoredCertificate | None:
+    """The certificate with this SHA-256 of its DER."""
+    row = tx.one(f"SELECT {_COLUMNS} FROM certificates WHERE fingerprint = ?", (fingerprint,))
     return _certificate(row) if row else None
 
 

@@ -9,6 +9,10 @@ ALTER TABLE certificates ADD COLUMN fingerprint BLOB;
 -- The person or service on whose behalf it was asked for, and the team it belongs to.
 ALTER TABLE certificates ADD COLUMN owner TEXT;
 ALTER TABLE certificates ADD COLUMN team TEXT;
+-- The channel it was asked for on, as protocol/name.
+ALTER TABLE certificates ADD COLUMN channel TEXT NOT NULL DEFAULT '';
+UPDATE certificates SET channel = coalesce(
+    (SELECT r.protocol || '/' || r.channel FROM enrolment_requests r WHERE r.id = certificates.request_id), '');
 
 -- Listings are in the order of issued or of not_after, then of id. SQLite's indexes end in the id by themselves.
 CREATE INDEX certificates_fingerprint ON certificates (fingerprint);
