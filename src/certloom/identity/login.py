@@ -215,6 +215,10 @@ class Logins:
         except StalePerson:
             raise LoginRefused("the account was changed in the meantime") from None
 
+    def close(self) -> None:
+        """Let the hashing threads end."""
+        self._passwords.close()
+
     async def prune(self) -> None:
         """Delete sessions that are over. Run periodically."""
         now = self._clock.now()

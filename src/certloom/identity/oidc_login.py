@@ -14,7 +14,7 @@ from certloom.audit import Origin, record
 from certloom.clock import Clock
 from certloom.identity.grants import encode_grants
 from certloom.identity.login import LoggedIn, Logins
-from certloom.identity.oidc import Identity, OIDCError
+from certloom.identity.oidc import Identity, OIDCError, Provider
 from certloom.identity.people import PersonError, StalePerson, check_name, described
 from certloom.identity.principals import Grant
 from certloom.settings.schema import OIDC
@@ -28,7 +28,10 @@ from certloom.store.people import ACTIVE, StoredPerson
 class OIDCLogins:
     """Opens sessions for people whom the provider vouches for."""
 
-    def __init__(self, store: Store, clock: Clock, logins: Logins, settings: OIDC) -> None:
+    def __init__(
+        self, store: Store, clock: Clock, logins: Logins, settings: OIDC, provider: Provider
+    ) -> None:
+        self.provider = provider
         self._store = store
         self._clock = clock
         self._logins = logins

@@ -1,4 +1,4 @@
-"""TLS of the HTTPS listener: a certificate of the product's own, or one that settings name.
+"""TLS of the HTTPS listeners: a certificate of the product's own, or one that settings name.
 
 The own one comes through the same pipeline as anybody's (profile ``tls-server``), is kept with its key in one
 file sealed under the data key, is renewed when two thirds of its life are over or the names to serve have
@@ -88,11 +88,30 @@ def parse_host(text: str) -> Identifier:
     return parse_dns(text.lower().rstrip("."), wildcard=False)
 
 
+def client_context() -> ssl.SSLContext:
+    """A context that also asks for a client certificate, and goes on without one.
+
+    A certificate of somebody unknown ends the handshake, and so does one that is no client's or has expired:
+    who cannot choose what they present goes to the other listener. Nothing is resumed: each connection
+    proves the key anew.
+    """
+    context = server_context()
+    context.num_tickets = 0
+    context.options |= ssl.OP_NO_TICKET
+    context.verify_mode = ssl.CERT_OPTIONAL
+    # An authority may be known here whose issuer is not.
+    context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
+    return context
+
+
 class ListenerTLS:
-    """Keeps the HTTPS listener's context supplied with a certificate that is good now."""
+    """Keeps the HTTPS listeners' contexts supplied with a certificate that is good now."""
 
     def __init__(self, rooms: Rooms) -> None:
         self.context = server_context()
+        self.client_context = client_context()
+        """For the listener that asks for client certificates; trusts the authorities of this database."""
+        self._trusted: set[bytes] = set()
         self.not_after = 0
         """When the certificate being served ends, Unix seconds."""
         self._rooms = rooms
@@ -103,6 +122,7 @@ class ListenerTLS:
 
     async def start(self) -> None:
         """Load or get a certificate. Raises ``TLSError``."""
+        self._trust()
         if self._listen.tls_certificate:
             try:
                 self._load_given()
@@ -124,6 +144,7 @@ class ListenerTLS:
 
     async def keep(self) -> None:
         """Renew what is due, reload what has changed. Run periodically."""
+        self._trust()
         if self._listen.tls_certificate:
             self._reload_given()
         elif self._rooms.clock.now() >= self._renew_at or not self._names.issuperset(
@@ -135,13 +156,21 @@ class ListenerTLS:
             self._serve(kept)
             _log.info("HTTPS certificate issued", not_after=self.not_after)
 
+    def _trust(self) -> None:
+        """Let the client context know every authority there is; who may do what is asked of the inventory."""
+        for row in self._rooms.books.authority_rows():
+            if row.certificate not in self._trusted:
+                self.client_context.load_verify_locations(cadata=row.certificate)
+                self._trusted.add(row.certificate)
+
     def _load_given(self) -> None:
         paths = (Path(self._listen.tls_certificate), Path(self._listen.tls_key))
         times = (paths[0].stat().st_mtime, paths[1].stat().st_mtime)
         certificate = x509.load_pem_x509_certificate(paths[0].read_bytes())
         # Into a fresh context first: a pair that does not fit must not spoil the live one.
         server_context().load_cert_chain(*paths, password="")
-        self.context.load_cert_chain(*paths, password="")
+        for context in (self.context, self.client_context):
+            context.load_cert_chain(*paths, password="")
         self.not_after = int(certificate.not_valid_after_utc.timestamp())
         self._loaded = times
 
@@ -182,7 +211,8 @@ class ListenerTLS:
         with tempfile.NamedTemporaryFile(dir=self._rooms.data_dir.path, prefix=".https.") as file:
             file.write(pem + b"".join(to_pem(der) for der in kept.chain))
             file.flush()
-            self.context.load_cert_chain(file.name, password=password)
+            for context in (self.context, self.client_context):
+                context.load_cert_chain(file.name, password=password)
         self.not_after = facts.not_after
         self._renew_at = facts.not_before + (facts.not_after - facts.not_before) * 2 // 3
         self._names = frozenset(facts.identifiers)

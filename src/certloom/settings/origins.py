@@ -88,6 +88,7 @@ class Origins(msgspec.Struct, frozen=True):
     https: str
     http: str
     acme_plain: str
+    https_client: str = ""
 
 
 def origins(settings: Settings, host: str, ports: dict[str, int] | None = None) -> Origins:
@@ -112,8 +113,12 @@ def origins(settings: Settings, host: str, ports: dict[str, int] | None = None) 
         address = parse_address(listen.https)
         shown = "localhost" if address.answers_localhost else address.host
         https = f"https://{Address(shown, ports.get('https', address.port))}"
+    # The same host as clients know it by, at this listener's port.
+    known_as = urlsplit(https).hostname or "localhost"
+    known_as = urlsplit(settings.public_url).hostname or known_as
     return Origins(
         https=settings.public_url or https,
         http=settings.public_http_url or plain("http", listen.http, "http", host),
         acme_plain=settings.acme_plain_url or plain("acme_plain", listen.acme_plain, "http", "localhost"),
+        https_client=plain("https_client", listen.https_client, "https", known_as),
     )
