@@ -38,6 +38,7 @@ from functools import lru_cache
 from certloom.pki.extensions import Extension
 from certloom.pki.identifiers import Identifier, IdentifierType
 from certloom.pki.keys import PublicKeyFacts
+from certloom.pki.names import Name
 from certloom.policy.decisions import ApprovalTerms, CertificateContents, Decision, Facts, Outcome, Reason
 from certloom.policy.name_rules import Patterns, compile_patterns
 from certloom.policy.profile_parts import (
@@ -143,16 +144,8 @@ def decide(profile: Profile, version: int, facts: Facts, rules: Ruleset = NO_RUL
     """What this profile, in this version, and these rules say to this ask."""
     compiled = _compiled(profile)
     reasons: list[Reason] = []
-
     key = facts.key
-    check = compiled.keys.get(key.algorithm)
-    if check is None:
-        allowed = ", ".join(compiled.keys)
-        reasons.append(
-            Reason("key-type-not-allowed", f"{key.algorithm} keys are not allowed, only {allowed}")
-        )
-    elif complaint := check.unfit(key):
-        reasons.append(Reason("key-type-not-allowed", complaint))
+    check = _check_key(compiled, key, reasons)
     if facts.key_is_blocked:
         reasons.append(Reason("key-blocked", "the key is on the blocklist"))
 
@@ -160,9 +153,7 @@ def decide(profile: Profile, version: int, facts: Facts, rules: Ruleset = NO_RUL
     if len(identifiers) > 1:
         identifiers = tuple(dict.fromkeys(identifiers))
     if len(identifiers) > compiled.names_max:
-        reasons.append(
-            Reason("too-many-names", f"{len(identifiers)} names, of at most {compiled.names_max} allowed")
-        )
+        reasons.append(_too_many(identifiers, compiled))
         return Decision(Outcome.REFUSE, tuple(reasons))
     _check_names(compiled, identifiers, reasons)
 
@@ -210,6 +201,53 @@ def decide(profile: Profile, version: int, facts: Facts, rules: Ruleset = NO_RUL
     if own is not None:
         questions = (_people_must_agree(own), *questions)
     return Decision(Outcome.ASK, questions, contents, terms, said.warnings, said.verdicts)
+
+
+def objections(
+    profile: Profile, key: PublicKeyFacts, identifiers: tuple[Identifier, ...], subject: Name | None
+) -> list[Reason]:
+    """What the profile has against a key, names (each once) and, unless it is None, a CSR's subject.
+
+    Nothing is said of times, nor of the blocklist: this is for looking at what there is already.
+    """
+    compiled = _compiled(profile)
+    reasons: list[Reason] = []
+    _check_key(compiled, key, reasons)
+    if len(identifiers) > compiled.names_max:
+        reasons.append(_too_many(identifiers, compiled))
+    else:
+        _check_names(compiled, identifiers, reasons)
+    if subject is not None:
+        compiled.template.render(
+            identifiers,
+            subject,
+            lambda complaint: reasons.append(Reason("subject-not-allowed", complaint)),
+        )
+    if not identifiers and compiled.names_required:
+        reasons.append(Reason("no-names", "the certificate needs at least one name"))
+    return reasons
+
+
+def key_usage_for(profile: Profile, key: PublicKeyFacts) -> tuple[str, ...]:
+    """The key usage of the profile's certificates for such keys; none where it takes no such keys."""
+    check = _compiled(profile).keys.get(key.algorithm)
+    return () if check is None else check.key_usage
+
+
+def _check_key(compiled: _Compiled, key: PublicKeyFacts, reasons: list[Reason]) -> _KeyCheck | None:
+    check = compiled.keys.get(key.algorithm)
+    if check is None:
+        allowed = ", ".join(compiled.keys)
+        reasons.append(
+            Reason("key-type-not-allowed", f"{key.algorithm} keys are not allowed, only {allowed}")
+        )
+    elif complaint := check.unfit(key):
+        reasons.append(Reason("key-type-not-allowed", complaint))
+    return check
+
+
+def _too_many(identifiers: tuple[Identifier, ...], compiled: _Compiled) -> Reason:
+    return Reason("too-many-names", f"{len(identifiers)} names, of at most {compiled.names_max} allowed")
 
 
 def _people_must_agree(terms: ApprovalTerms) -> Reason:
