@@ -6,7 +6,7 @@ from importlib import import_module
 
 from certloom.api.routing import ROUTES, Route
 
-MODULES = ("system",)
+MODULES = ("audit", "system", "webhooks")
 
 
 def table() -> tuple[Route, ...]:

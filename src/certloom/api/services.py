@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import msgspec
 
     from certloom.api.cursors import Cursors
+    from certloom.audit import Checkpoints
     from certloom.clock import Clock
     from certloom.enrollment.approvals import Approvals
     from certloom.enrollment.books import Books
@@ -22,8 +23,12 @@ if TYPE_CHECKING:
     from certloom.enrollment.revoke import Revoker
     from certloom.identity.authentication import Authentication
     from certloom.identity.credentials import Credentials
+    from certloom.identity.login import Logins
+    from certloom.identity.oidc_login import OIDCLogins
+    from certloom.identity.people import People
     from certloom.identity.ratelimit import Limit
     from certloom.jobs import Runner
+    from certloom.notifications import Webhooks
     from certloom.secrets import DataKey
     from certloom.settings import Origins, Settings
     from certloom.status.crl import CRLPublisher
@@ -49,6 +54,15 @@ class Services:
     approvals: Approvals
     revoker: Revoker
     crls: CRLPublisher
+    checkpoints: Checkpoints
+    """Signs places of the audit log."""
+    metrics: Callable[[str], Awaitable[tuple[bytes, str]]] | None
+    """The exposition for an Accept header, and its content type; None where nothing is served."""
+    people: People
+    logins: Logins
+    oidc: OIDCLogins | None
+    """Login through the identity provider, where settings name one."""
+    webhooks: Webhooks
     authentication: Authentication
     failures: Limit
     """Failed authentications, by address; the console counts here as well."""

@@ -81,6 +81,7 @@ def serve(config: Config = None) -> None:
     from certloom.server.first_run import take_welcome, told
     from certloom.server.sockets import ListenError
     from certloom.server.tls import TLSError
+    from certloom.settings import SettingsError
     from certloom.store import StoreError
 
     logs.configure(settings.logging)
@@ -101,7 +102,7 @@ def serve(config: Config = None) -> None:
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(run())
-    except (StoreError, DataDirError, ListenError, SecretError, TLSError) as error:
+    except (StoreError, DataDirError, ListenError, SecretError, SettingsError, TLSError) as error:
         structlog.get_logger("certloom").error("not started", why=str(error))
         fail(UNREACHABLE, str(error))
 

@@ -6,7 +6,6 @@ delivered when the receiver answers 2xx. 410 disables the webhook; everything el
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Annotated, Literal, get_args
 from urllib.parse import urlsplit
 
@@ -118,10 +117,7 @@ def check(wanted: WebhookTerms) -> None:
 class Webhooks:
     """Makes, changes and serves webhooks. Everything but ``send`` runs inside the caller's unit."""
 
-    def __init__(
-        self, store: Store, clock: Clock, data_key: DataKey, client: Callable[[], HTTPClient]
-    ) -> None:
-        """``client`` gives the process's HTTP client, which needs a running event loop."""
+    def __init__(self, store: Store, clock: Clock, data_key: DataKey, client: HTTPClient) -> None:
         self._store = store
         self._clock = clock
         self._data_key = data_key
@@ -246,7 +242,7 @@ class Webhooks:
             **signatures.headers(self._secrets(webhook, now), notice.id, now, body),
         }
         try:
-            answer = await self._client().request(
+            answer = await self._client.request(
                 "POST",
                 terms(webhook).url,
                 headers=headers,

@@ -23,6 +23,7 @@ import structlog
 from certloom.api import idempotency
 from certloom.api.app import API
 from certloom.audit import chain
+from certloom.audit.forwarding import Forwarder
 from certloom.authorities.serials import burn_abandoned
 from certloom.clock import Clock
 from certloom.protocols.acme.routes import ACMEApp
@@ -30,7 +31,10 @@ from certloom.protocols.acme.service import ACMEService
 from certloom.server.admin import AdminApp
 from certloom.server.connections import ASGIApp, Connections, Listener
 from certloom.server.data_dir import write_atomically
+from certloom.server.health import Doctor
 from certloom.server.http import protocol_factory
+from certloom.server.metrics import Metrics
+from certloom.server.metrics_app import MetricsApp
 from certloom.server.pages import Pages, below, refusal, roots_pem
 from certloom.server.retention import Retention
 from certloom.server.rooms import Rooms, open_rooms
@@ -70,19 +74,24 @@ class Application:
         self._servers: list[asyncio.Server] = []
         self._stop = asyncio.Event()
         self._told_to_stop = 0.0
-        pages = Pages(rooms, lambda: not self._stop.is_set())
-        api = API(services(rooms))
+        self._has_tls = not sockets.keys().isdisjoint(("https", "https_client"))
+        self.metrics = Metrics(rooms, self.connections)
+        pages = Pages(rooms, Doctor(rooms, self.metrics, lambda: not self._stop.is_set()))
+        api = API(services(rooms, self.metrics.render))
         everything = below("/acme/", acme, below("/api/", api, pages))
         admin = AdminApp(rooms, below("/api/", api, pages))
         seen = rooms.origins
         apps: dict[str, tuple[ASGIApp, str, bool]] = {
             "https": (everything, seen.https, True),
             "http": (pages, seen.http, False),
+            "https_client": (below("/api/", api, pages), seen.https_client, True),
             "acme_plain": (below("/acme/", acme, pages), seen.acme_plain, True),
             "admin": (admin, "", False),
+            "metrics": (MetricsApp(self.metrics, pages), "", False),
         }
+        contexts = {"https": self.tls.context, "https_client": self.tls.client_context}
         self._listeners = [
-            _Open(self._listener(name, *apps[name]), sock, self.tls.context if name == "https" else None)
+            _Open(self._listener(name, *apps[name]), sock, contexts.get(name))
             for name, sock in sockets.items()
         ]
         self._schedule()
@@ -100,20 +109,28 @@ class Application:
             connections=self.connections,
             require_host=require_host,
             refusal=refusal,
+            meters=self.metrics.meter(name),
+            asks_for_certificate=name == "https_client",
             limited=name != "admin",
         )
 
     def _schedule(self) -> None:
         rooms = self.rooms
         every = rooms.runner.every
-        every(60, "https certificate", self.tls.keep if "https" in self.sockets else _nothing)
+        every(60, "https certificate", self.tls.keep if self._has_tls else _nothing)
         every(2, "configuration", rooms.refresh)
         every(60, "CRLs", rooms.crls.refresh)
         every(60, "approvals", rooms.approvals.expire)
         retention = Retention(rooms.store, rooms.clock, rooms.settings.retention)
         every(3600, "retention", retention.prune)
         every(600, "idempotency keys", self._forget_answers)
-        every(1, "audit chain", lambda: chain.link(rooms.store))
+        every(600, "sessions", rooms.logins.prune)
+        every(1, "webhooks", rooms.notices.follow)
+        every(60, "notices", rooms.notices.sweep)
+        every(1, "audit chain", lambda: chain.link(rooms.store, self.metrics.tally.observe))
+        every(rooms.settings.audit.checkpoint_seconds, "audit checkpoints", rooms.checkpoints.keep)
+        if rooms.settings.audit.syslog:
+            every(1, "syslog", Forwarder(rooms.store, rooms.clock, rooms.node, rooms.settings.audit).forward)
         if rooms.store.dialect != "sqlite":
             every(600, "abandoned serials", lambda: burn_abandoned(rooms.store, rooms.clock, alone=False))
 
@@ -127,7 +144,7 @@ class Application:
         rooms = self.rooms
         await burn_abandoned(rooms.store, rooms.clock, alone=rooms.store.dialect == "sqlite")
         write_atomically(rooms.data_dir.root_pem, roots_pem(rooms), 0o644)
-        if "https" in self.sockets:
+        if self._has_tls:
             await self.tls.start()
         # Before anybody can ask for them, and before the first certificate names one.
         await rooms.crls.refresh()
@@ -220,7 +237,7 @@ async def build(settings: Settings, clock: Clock) -> Application:
     """
     sockets: dict[str, socket.socket] = {}
     try:
-        for name in ("https", "http", "acme_plain"):
+        for name in ("https", "https_client", "http", "acme_plain", "metrics"):
             address = getattr(settings.listen, name)
             if address:
                 sockets[name] = bind(address)

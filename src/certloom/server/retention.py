@@ -11,7 +11,7 @@ from certloom.audit import chain
 from certloom.clock import Clock
 from certloom.jobs import queue
 from certloom.settings.schema import Retention as RetentionSettings
-from certloom.store import approvals
+from certloom.store import approvals, notices
 from certloom.store import retention as statements
 from certloom.store.base import Store
 
@@ -29,6 +29,7 @@ class Pruned(msgspec.Struct):
     jobs: int = 0
     events: int = 0
     approvals: int = 0
+    notices: int = 0
 
 
 class Retention:
@@ -51,6 +52,7 @@ class Retention:
             pruned.authorizations = await self._authorizations(now - days * _DAY)
         if settings.jobs_days:
             pruned.jobs = await self._jobs(now - settings.jobs_days * _DAY)
+            pruned.notices = await self._notices(now - settings.jobs_days * _DAY)
         if settings.events_days:
             pruned.events = await chain.prune(
                 self._store, (now - settings.events_days * _DAY) * 1000, self._clock.now_ms()
@@ -91,6 +93,12 @@ class Retention:
     async def _approvals(self, before: int) -> int:
         count = 0
         while gone := await self._store.write(lambda tx: approvals.prune(tx, before, _CHUNK)):
+            count += gone
+        return count
+
+    async def _notices(self, before: int) -> int:
+        count = 0
+        while gone := await self._store.write(lambda tx: notices.prune(tx, before, _CHUNK)):
             count += gone
         return count
 

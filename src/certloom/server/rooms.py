@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from certloom.audit import Checkpoints
 from certloom.authorities.base import Authority
 from certloom.authorities.creation import open_key
 from certloom.authorities.lint import Linter
@@ -24,11 +25,19 @@ from certloom.enrollment.books import Books
 from certloom.enrollment.pipeline import Enrollment
 from certloom.enrollment.revoke import CRL_JOB, Revoker
 from certloom.identity.credentials import Credentials
+from certloom.identity.login import Logins
+from certloom.identity.oidc import Provider
+from certloom.identity.oidc_login import OIDCLogins
+from certloom.identity.passwords import Passwords
+from certloom.identity.people import People
 from certloom.jobs import Runner
+from certloom.notifications import Notices, Webhooks
+from certloom.outbound.http import HTTPClient
 from certloom.pki.certificates import issuer_facts
 from certloom.secrets import DataKey
 from certloom.server.data_dir import DataDir
 from certloom.server.first_run import complete_first_run
+from certloom.server.outgoing import http_client, mailer
 from certloom.settings import Origins, Settings, origins
 from certloom.status.crl import CRLPublisher
 from certloom.store import authorities as authority_statements
@@ -107,6 +116,15 @@ class Rooms:
     approvals: Approvals
     revoker: Revoker
     crls: CRLPublisher
+    checkpoints: Checkpoints
+    people: People
+    logins: Logins
+    oidc: OIDCLogins | None
+    """Login through the identity provider, where settings name one."""
+    http: HTTPClient
+    """For webhooks and identity providers."""
+    webhooks: Webhooks
+    notices: Notices
 
     async def refresh(self) -> bool:
         """Take up changes of the configuration; answer whether there were any."""
@@ -118,12 +136,24 @@ class Rooms:
 
     async def close(self) -> None:
         """Give back what is held and close the store; whatever fails on the way is logged."""
-        for name, close in (("authorities", self.books.close), ("linter", self.linter.close)):
+        self.notices.close()
+        self.logins.close()
+        for name, close in (
+            ("authorities", self.books.close),
+            ("linter", self.linter.close),
+            ("HTTP client", self.http.close),
+        ):
             try:
                 await close()
             except Exception:
                 _log.exception("not closed cleanly", part=name)
         await self.store.close()
+
+
+def _oidc(
+    settings: Settings, store: Store, clock: Clock, logins: Logins, provider: Provider
+) -> OIDCLogins | None:
+    return OIDCLogins(store, clock, logins, settings.oidc, provider) if settings.oidc.issuer else None
 
 
 async def open_rooms(
@@ -132,7 +162,7 @@ async def open_rooms(
     """Open the store, complete the first run if need be, and put all parts together.
 
     ``ports`` are those that the listeners really have; ``serve`` locks the data directory. Raises
-    ``StoreError``, ``SecretError`` or ``DataDirError``.
+    ``StoreError``, ``SecretError``, ``DataDirError`` or ``SettingsError``.
     """
     data_dir = DataDir(settings)
     data_dir.prepare()
@@ -153,6 +183,13 @@ async def open_rooms(
         books = Books(store, authorities.make)
         runner = Runner(store, clock, node)
         enrollment = Enrollment(store, clock, books, runner, settings.enrollment)
+        http = http_client(settings)
+        people = People(clock)
+        logins = Logins(store, clock, people, Passwords(), settings.api)
+        webhooks = Webhooks(store, clock, data_key, http)
+        notices = Notices(store, clock, runner, webhooks, mailer(settings), seen.https)
+        enrollment.moves.on_waiting = notices.waiting
+        enrollment.moves.on_decided = notices.decided
         rooms = Rooms(
             settings=settings,
             clock=clock,
@@ -170,6 +207,13 @@ async def open_rooms(
             approvals=Approvals(store, clock, enrollment),
             revoker=Revoker(store, clock),
             crls=CRLPublisher(store, clock, runner, lambda: dict(authorities.crl_sources), CRL_JOB),
+            checkpoints=Checkpoints(store, clock, data_key),
+            people=people,
+            logins=logins,
+            oidc=_oidc(settings, store, clock, logins, Provider(settings.oidc, http, clock, data_key)),
+            http=http,
+            webhooks=webhooks,
+            notices=notices,
         )
         await rooms.refresh()
     except BaseException:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from certloom.api.cursors import Cursors
@@ -14,7 +15,7 @@ from certloom.server.backup import BackupError, make_backup
 from certloom.server.rooms import Rooms
 
 
-def services(rooms: Rooms) -> Services:
+def services(rooms: Rooms, metrics: Callable[[str], Awaitable[tuple[bytes, str]]] | None = None) -> Services:
     """Everything handlers use, out of opened rooms."""
 
     async def backup(path: str) -> Manifest:
@@ -41,6 +42,12 @@ def services(rooms: Rooms) -> Services:
         approvals=rooms.approvals,
         revoker=rooms.revoker,
         crls=rooms.crls,
+        checkpoints=rooms.checkpoints,
+        metrics=metrics,
+        people=rooms.people,
+        logins=rooms.logins,
+        oidc=rooms.oidc,
+        webhooks=rooms.webhooks,
         authentication=Authentication(rooms.store, clock, settings.api),
         failures=Limit("failures", settings.api.failures_per_minute, clock),
         cursors=Cursors(rooms.data_key),

@@ -104,6 +104,15 @@ def check(settings: Settings) -> list[str]:
     for name in ("allow_addresses", "deny_addresses"):
         for i, text in enumerate(getattr(settings.validation, name)):
             on(f"validation.{name}[{i}]", text or " ", ipaddress.ip_network)
+    for i, text in enumerate(settings.outbound.allow_addresses):
+        on(f"outbound.allow_addresses[{i}]", text or " ", ipaddress.ip_network)
+    mail = settings.mail
+    if mail.host and not mail.sender:
+        problems.append("$.mail.sender: needed because mail.host is set")
+    if mail.username and not mail.password_file:
+        problems.append("$.mail.password_file: needed because mail.username is set")
+    if mail.username and mail.security == "none":
+        problems.append("$.mail.security: no password is sent without TLS; choose starttls or tls")
     return problems
 
 
