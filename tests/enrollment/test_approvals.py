@@ -16,6 +16,7 @@ from certloom.policy.decisions import Requester
 from certloom.store import Store, approvals, certificates, requests
 from certloom.store.approvals import StoredApproval
 from certloom.store.base import Tx
+from certloom.store.request_search import Filters, find_approvals, find_requests
 from tests.conftest import run
 from tests.core import Core, core
 from tests.enrollment.people import (
@@ -501,8 +502,8 @@ def test_old_approvals_go_and_those_that_count_stay(store: Store, clock: ManualC
             waiting = await c.enrollment.submit(rest("c.example.com"))
             clock.advance(86400)
             assert await store.write(lambda tx: approvals.prune(tx, clock.now() - 1, 100)) == 1
-            kept = await store.read(lambda tx: approvals.listing(tx, limit=10))
-            assert {approval.id for approval in kept} == {granted.approval_id, waiting.approval_id}
+            kept = await store.read(lambda tx: find_approvals(tx, Filters(), None, 10))
+            assert {approval.id for approval in kept.rows} == {granted.approval_id, waiting.approval_id}
 
     run(scenario())
 
@@ -516,15 +517,24 @@ def test_a_listing_is_narrowed_to_owners_and_teams(store: Store, clock: ManualCl
             team = await c.enrollment.submit(rest(requester=Requester("person", "bob", "bob", "db")))
             await c.enrollment.submit(rest(requester=Requester("person", "eve", "eve", "hr")))
 
-            listing = await store.read(
-                lambda tx: approvals.listing(tx, owners=("alice",), teams=("db", "web"), limit=10)
-            )
-            assert [a.id for a in listing] == [team.approval_id, mine.approval_id]
-            rest_of_it = await store.read(
-                lambda tx: approvals.listing(
-                    tx, owners=("alice",), teams=("db",), before=team.approval_id, limit=10, state="waiting"
-                )
-            )
-            assert [a.id for a in rest_of_it] == [mine.approval_id]
+            within = (("owner", "alice"), ("team", "db"), ("team", "web"))
+            listing = await store.read(lambda tx: find_approvals(tx, Filters(), within, 10))
+            assert [a.id for a in listing.rows] == [team.approval_id, mine.approval_id]
+            waiting = Filters(state="waiting")
+            first = await store.read(lambda tx: find_approvals(tx, waiting, within, 1))
+            rest_of_it = await store.read(lambda tx: find_approvals(tx, waiting, within, 1, first.after))
+            assert [a.id for a in (*first.rows, *rest_of_it.rows)] == [team.approval_id, mine.approval_id]
+            found = await store.read(lambda tx: find_requests(tx, Filters(), within, 10))
+            assert [r.id for r in found.rows] == [team.id, mine.id]
+            for narrow in (
+                Filters(owner="alice"),
+                Filters(team="web", state="awaiting_approval"),
+                Filters(approval=mine.approval_id),
+                Filters(state="awaiting_approval", requester="person:alice"),
+            ):
+                found = await store.read(lambda tx, f=narrow: find_requests(tx, f, None, 10))
+                assert [r.id for r in found.rows] == [mine.id]
+            nobody = await store.read(lambda tx: find_requests(tx, Filters(), (), 10))
+            assert nobody.rows == []
 
     run(scenario())

@@ -45,12 +45,13 @@ from certloom.store import history
 from certloom.store import requests as request_statements
 from certloom.store.approvals import Change, PersonDecision, StoredApproval
 from certloom.store.base import Store, Tx
+from certloom.store.request_search import Filters, find_approvals
 from certloom.store.requests import EnrolmentRequest
 
 Verb = Literal["approve", "deny"]
 _CHUNK = 100
-_LOOKED_THROUGH = 1_000
-"""Waiting approvals looked through for those that somebody can decide."""
+_PAGES = 20
+"""Of waiting approvals, looked through for those that somebody can decide."""
 
 
 class Changes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -386,18 +387,15 @@ class Approvals:
     ) -> list[StoredApproval]:
         """What waits that this principal can decide now, newest first. Looks through so many at most."""
         found: list[StoredApproval] = []
-        looked = 0
-        while looked < _LOOKED_THROUGH:
-            page = statements.listing(tx, state=ApprovalState.WAITING, before=before, limit=_CHUNK)
-            for approval in page:
-                if self.can_decide(approval, principal):
-                    found.append(approval)
-                    if len(found) == limit:
-                        return found
-            if len(page) < _CHUNK:
+        position: tuple[str, ...] | None = None if before is None else (before,)
+        waiting = Filters(state=ApprovalState.WAITING)
+        for _ in range(_PAGES):
+            page = find_approvals(tx, waiting, None, _CHUNK, position)
+            found += [approval for approval in page.rows if self.can_decide(approval, principal)]
+            position = page.after
+            if position is None or len(found) >= limit:
                 break
-            before, looked = page[-1].id, looked + len(page)
-        return found
+        return found[:limit]
 
     def can_decide(self, approval: StoredApproval, principal: Principal) -> bool:
         """Whether this principal's agreement is what it waits for."""

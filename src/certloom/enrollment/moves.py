@@ -118,6 +118,7 @@ class Moves:
             {
                 "requester": request.requester,
                 "profile": request.profile,
+                "protocol": request.protocol,
                 **({} if request.approval_id is None else {"approval": request.approval_id}),
                 **(data or {}),
             },

@@ -14,6 +14,7 @@ idempotency key: the same key with the same CSR bytes is answered with the reque
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
 import msgspec
@@ -59,6 +60,7 @@ Also = Callable[[Tx, EnrolmentRequest], None]
 
 _DEFAULTS = EnrollmentSettings()
 _RETRIES = (5, 15, 60, 300, 900, 3600)
+_MOST_COUNTED = 1_000
 _TRIES = 5
 """How often an ask looks again when an approval moved under it."""
 
@@ -79,6 +81,8 @@ class Enrollment:
         self.books = books
         self.moves = Moves(clock)
         self._waiting = WaitingRoom(clock, self.moves, settings)
+        self.refusals: Counter[tuple[str, str]] = Counter()
+        """Asks that were refused at once since this process began, by profile and protocol: for metrics."""
         runner.register(ISSUE_JOB, self._issue_approved, retries=_RETRIES, on_exhausted=self._give_up)
 
     async def submit(self, ask: Ask, also: Also | None = None) -> EnrolmentRequest:
@@ -88,6 +92,15 @@ class Enrollment:
         whatever became of it). ``also`` runs in the unit that stores it. Raises ``Refused`` (nothing was
         stored) or ``Unavailable`` (ask again).
         """
+        try:
+            return await self._take(ask, also)
+        except Refused:
+            place = (ask.profile, ask.protocol)
+            if place in self.refusals or len(self.refusals) < _MOST_COUNTED:
+                self.refusals[place] += 1
+            raise
+
+    async def _take(self, ask: Ask, also: Also | None) -> EnrolmentRequest:
         try:
             check_fit(ask.csr.key)
         except KeyRejected as error:
@@ -264,6 +277,7 @@ class Enrollment:
                 origin=ask.origin,
                 owner=request.owner,
                 team=request.team,
+                channel=f"{request.protocol}/{request.channel}",
                 notes=notes,
             )
             done = msgspec.structs.replace(
@@ -350,6 +364,7 @@ class Enrollment:
                 origin=SYSTEM,
                 owner=now.owner,
                 team=now.team,
+                channel=f"{now.protocol}/{now.channel}",
                 notes={**_warned(decision), **agreement.notes(approval)},
             )
             self.moves.request(tx, now, SYSTEM, *acts, certificate_id=certificate_id)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import msgspec
 
 from certloom.policy.decisions import Reason, Stage
@@ -121,11 +119,11 @@ class StoredApproval(msgspec.Struct, frozen=True):
         return tuple(d for d in self.decisions if d.agreed and not d.void)
 
 
-_COLUMNS = (
+COLUMNS = (
     "id, binding, state, protocol, channel, requester, owner, team, profile, profile_version, names, asked,"
     " stages, stage, decisions, changes, reasons, created, updated, expires, good_seconds, good_until"
 )
-_INSERT = f"INSERT INTO approvals ({_COLUMNS}) VALUES ({', '.join('?' * 22)})"
+_INSERT = f"INSERT INTO approvals ({COLUMNS}) VALUES ({', '.join('?' * 22)})"
 _encode = msgspec.json.Encoder().encode
 _names = msgspec.json.Decoder(tuple[str, ...]).decode
 _asked = msgspec.json.Decoder(Asked).decode
@@ -139,7 +137,7 @@ def _text(value: object) -> str:
     return _encode(value).decode()
 
 
-def _approval(row: Row) -> StoredApproval:
+def of_row(row: Row) -> StoredApproval:
     decoded = (_names(row[10]), _asked(row[11]), _stages(row[12]), row[13], _decisions(row[14]))
     return StoredApproval(*(*row[:10], *decoded, _changes(row[15]), _reasons(row[16]), *row[17:]))
 
@@ -168,18 +166,18 @@ def insert(tx: Tx, a: StoredApproval) -> None:
 
 def get(tx: Tx, id: str, *, lock: bool = False) -> StoredApproval | None:
     """The approval; with ``lock`` its row is held until the unit ends."""
-    row = tx.one(f"SELECT {_COLUMNS} FROM approvals WHERE id = ?{tx.for_update if lock else ''}", (id,))
-    return _approval(row) if row else None
+    row = tx.one(f"SELECT {COLUMNS} FROM approvals WHERE id = ?{tx.for_update if lock else ''}", (id,))
+    return of_row(row) if row else None
 
 
 def in_force(tx: Tx, binding: bytes, *, lock: bool = False) -> StoredApproval | None:
     """The one approval with this binding that waits or is granted, if there is one."""
     row = tx.one(
-        f"SELECT {_COLUMNS} FROM approvals WHERE binding = ? AND state IN ('waiting', 'granted')"
+        f"SELECT {COLUMNS} FROM approvals WHERE binding = ? AND state IN ('waiting', 'granted')"
         f"{tx.for_update if lock else ''}",
         (binding,),
     )
-    return _approval(row) if row else None
+    return of_row(row) if row else None
 
 
 def update(tx: Tx, a: StoredApproval, was: str) -> bool:
@@ -213,46 +211,6 @@ def made_since(tx: Tx, requester: str, since: int, most: int) -> int:
     )
     assert row is not None
     return int(row[0])
-
-
-def listing(
-    tx: Tx,
-    *,
-    state: str | None = None,
-    owners: Sequence[str] | None = None,
-    teams: Sequence[str] = (),
-    requester: str | None = None,
-    before: str | None = None,
-    limit: int,
-) -> list[StoredApproval]:
-    """Newest first, those with a lower id than ``before``. With ``owners`` (and ``teams``) only theirs.
-
-    Each owner and each team is an indexed read of its own, so that one out of a million is found at once.
-    """
-    where, params = [], []
-    for column, value in (("state", state), ("requester", requester)):
-        if value is not None:
-            where.append(f"{column} = ?")
-            params.append(value)
-    if before is not None:
-        where.append("id < ?")
-        params.append(before)
-    if owners is None:
-        condition = f" WHERE {' AND '.join(where)}" if where else ""
-        rows = tx.all(
-            f"SELECT {_COLUMNS} FROM approvals{condition} ORDER BY id DESC LIMIT ?", (*params, limit)
-        )
-        return [_approval(row) for row in rows]
-    found: dict[str, Row] = {}
-    for column, values in (("owner", owners), ("team", teams)):
-        for value in values:
-            condition = " AND ".join([f"{column} = ?", *where])
-            for row in tx.all(
-                f"SELECT {_COLUMNS} FROM approvals WHERE {condition} ORDER BY id DESC LIMIT ?",
-                (value, *params, limit),
-            ):
-                found[row[0]] = row
-    return [_approval(found[id]) for id in sorted(found, reverse=True)[:limit]]
 
 
 def expired(tx: Tx, now: int, limit: int) -> list[str]:

@@ -44,13 +44,13 @@ class RequestState(msgspec.Struct, frozen=True):
     updated: int
 
 
-_COLUMNS = (
+COLUMNS = (
     "id, state, protocol, channel, requester, profile, profile_version, ask, csr, reasons,"
     " idempotency_key, certificate_id, created, updated, expires, owner, team, approval_id"
 )
 # The foundation counted agreements here; since then approvals have a table of their own.
 _INSERT = (
-    f"INSERT INTO enrolment_requests ({_COLUMNS}, approvals_needed, approvals)"
+    f"INSERT INTO enrolment_requests ({COLUMNS}, approvals_needed, approvals)"
     f" VALUES ({', '.join('?' * 18)}, 0, '[]')"
 )
 _encode = msgspec.json.Encoder().encode
@@ -61,7 +61,7 @@ def _text(values: tuple[Reason, ...]) -> str:
     return _encode(values).decode() if values else "[]"
 
 
-def _request(row: Row) -> EnrolmentRequest:
+def of_row(row: Row) -> EnrolmentRequest:
     return EnrolmentRequest(*row[:9], _reasons(row[9]), *row[10:])
 
 
@@ -95,15 +95,15 @@ def insert(tx: Tx, r: EnrolmentRequest) -> None:
 def get(tx: Tx, id: str, *, lock: bool = False) -> EnrolmentRequest | None:
     """The request; with ``lock`` its row is held until the unit ends."""
     row = tx.one(
-        f"SELECT {_COLUMNS} FROM enrolment_requests WHERE id = ?{tx.for_update if lock else ''}",
+        f"SELECT {COLUMNS} FROM enrolment_requests WHERE id = ?{tx.for_update if lock else ''}",
         (id,),
     )
-    return _request(row) if row else None
+    return of_row(row) if row else None
 
 
 def by_idempotency_key(tx: Tx, key: str) -> EnrolmentRequest | None:
-    row = tx.one(f"SELECT {_COLUMNS} FROM enrolment_requests WHERE idempotency_key = ?", (key,))
-    return _request(row) if row else None
+    row = tx.one(f"SELECT {COLUMNS} FROM enrolment_requests WHERE idempotency_key = ?", (key,))
+    return of_row(row) if row else None
 
 
 def state(tx: Tx, id: str) -> RequestState | None:
@@ -118,9 +118,9 @@ def listing(tx: Tx, states: tuple[str, ...], limit: int, after: str = "") -> lis
     """Requests in these states, by id (that is, by age), after the id ``after``."""
     marks = ", ".join("?" * len(states))
     return [
-        _request(row)
+        of_row(row)
         for row in tx.all(
-            f"SELECT {_COLUMNS} FROM enrolment_requests WHERE state IN ({marks}) AND id > ?"
+            f"SELECT {COLUMNS} FROM enrolment_requests WHERE state IN ({marks}) AND id > ?"
             " ORDER BY id LIMIT ?",
             (*states, after, limit),
         )
@@ -140,9 +140,9 @@ def ids_waiting_of(tx: Tx, requester: str) -> list[str]:
 def waiting_under(tx: Tx, approval_id: str) -> list[EnrolmentRequest]:
     """Requests that wait under an approval, locked, oldest first. A requester may have only so many."""
     return [
-        _request(row)
+        of_row(row)
         for row in tx.all(
-            f"SELECT {_COLUMNS} FROM enrolment_requests WHERE approval_id = ?"
+            f"SELECT {COLUMNS} FROM enrolment_requests WHERE approval_id = ?"
             f" AND state = 'awaiting_approval' ORDER BY id{tx.for_update}",
             (approval_id,),
         )
@@ -152,9 +152,9 @@ def waiting_under(tx: Tx, approval_id: str) -> list[EnrolmentRequest]:
 def under(tx: Tx, approval_id: str, limit: int) -> list[EnrolmentRequest]:
     """The newest requests of an approval, newest first, in whatever state."""
     return [
-        _request(row)
+        of_row(row)
         for row in tx.all(
-            f"SELECT {_COLUMNS} FROM enrolment_requests WHERE approval_id = ? ORDER BY id DESC LIMIT ?",
+            f"SELECT {COLUMNS} FROM enrolment_requests WHERE approval_id = ? ORDER BY id DESC LIMIT ?",
             (approval_id, limit),
         )
     ]
@@ -174,9 +174,9 @@ def count_waiting(tx: Tx, requester: str, most: int) -> int:
 def waiting_under_nothing(tx: Tx, limit: int) -> list[EnrolmentRequest]:
     """Requests that wait for people since before approvals had a table of their own."""
     return [
-        _request(row)
+        of_row(row)
         for row in tx.all(
-            f"SELECT {_COLUMNS} FROM enrolment_requests WHERE state = 'awaiting_approval'"
+            f"SELECT {COLUMNS} FROM enrolment_requests WHERE state = 'awaiting_approval'"
             " AND approval_id IS NULL ORDER BY id LIMIT ?",
             (limit,),
         )
