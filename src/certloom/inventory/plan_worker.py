@@ -22,6 +22,7 @@ from certloom.policy.decisions import NameHistory, Reason
 from certloom.policy.plan import Held, Outcome, Planner, Terms, differ
 from certloom.policy.profiles import Profile, parse_profile
 from certloom.policy.rules import stored_rule
+from certloom.store.history import MOST_COUNTED
 from certloom.store.name_keys import key_of
 
 MOST_OCTETS = 1 << 28
@@ -114,7 +115,11 @@ class Judge:
     def judge(self, chunk: Chunk) -> Judged:
         """Compare each certificate's today and tomorrow."""
         planner = self._planner
-        known = {row[0]: row[1:] for row in _histories(chunk.histories)} if planner.needs_history else {}
+        known: dict[str, tuple[Any, ...]] = {}
+        if planner.needs_history:
+            known = {
+                key: (min(valid, MOST_COUNTED), *last) for key, valid, *last in _histories(chunk.histories)
+            }
         before: Counter[str] = Counter()
         after: Counter[str] = Counter()
         reasons: Counter[str] = Counter()

@@ -9,7 +9,7 @@ from certloom.policy.decisions import NameHistory
 from certloom.store.base import Tx
 from certloom.store.name_keys import key_of
 
-_MOST = 100
+MOST_COUNTED = 100
 """Valid certificates counted at most."""
 _LOOKED_AT = 1_000
 """Newest certificates of a name that are looked at: a name renewed every day for years costs no more."""
@@ -31,7 +31,7 @@ def of_name(tx: Tx, name: Identifier, now: int) -> NameHistory:
         " WHERE key = ? ORDER BY certificate_id DESC LIMIT ?) AS n"
         " JOIN certificates c ON c.id = n.certificate_id"
         " WHERE c.not_after >= ? AND c.revoked IS NULL AND c.replaced_by IS NULL LIMIT ?) AS live",
-        (*key, _LOOKED_AT, now, _MOST),
+        (*key, _LOOKED_AT, now, MOST_COUNTED),
     )
     assert row is not None
     return NameHistory(name, int(row[0]), *last)
