@@ -51,7 +51,7 @@ async def authenticate(
             return found
         if not public:
             raise unauthenticated("the client certificate stands for nobody who may use this")
-    secret = _cookie(headers.get("cookie", ""))
+    secret = session_secret(headers.get("cookie", ""))
     if secret:
         found = await authentication.session(secret)
         if found is not None:
@@ -71,7 +71,8 @@ async def _bearer(authentication: Authentication, header: str) -> Principal | No
     return await authentication.token(token.strip())
 
 
-def _cookie(header: str) -> str:
+def session_secret(header: str) -> str:
+    """The session's secret out of a Cookie header; empty where there is none."""
     for part in header.split(";"):
         name, _, value = part.strip().partition("=")
         if name == COOKIE:

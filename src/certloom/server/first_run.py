@@ -19,6 +19,7 @@ from certloom.authorities.creation import NewCA, make_local_ca
 from certloom.authorities.local import URLs
 from certloom.clock import Clock
 from certloom.identity.credentials import Credentials, EABCredential
+from certloom.identity.principals import Grant
 from certloom.pki.identifiers import IdentifierError, parse_dns
 from certloom.pki.names import Name
 from certloom.policy.channels import ACMEChannel
@@ -145,7 +146,13 @@ async def take_welcome(store: Store, clock: Clock, credentials: Credentials) -> 
             return None
         if untold.token_id:
             credentials.revoke(tx, untold.token_id, SYSTEM)
-        token_id, token = credentials.create_token(tx, origin=SYSTEM)
+        token_id, token = credentials.create_token(
+            tx,
+            grants=(Grant(role="admin"),),
+            owner="service:first-run",
+            label="made by the first run",
+            origin=SYSTEM,
+        )
         taken = _Untold(untold.eab_id, untold.name, token_id, clock.now())
         configuration.put_fact(tx, _INSTALLED, msgspec.json.encode(taken).decode())
         return Welcome(token, eab, untold.name)

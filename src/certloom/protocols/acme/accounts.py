@@ -170,7 +170,7 @@ def _check_binding(
         raise malformed("the external account binding must not have a nonce")
     if bound.url != x.url:
         raise malformed("the external account binding must have the same url as the request around it")
-    if credential is None or not jws.verify_binding(bound, credential.mac_key):
+    if credential is None or not _is_bound(bound, credential):
         raise Problem("unauthorized", "the external account binding's key is unknown, or its MAC is wrong")
     try:
         inner = account_key(bound.payload.decode())
@@ -178,6 +178,13 @@ def _check_binding(
         raise malformed("the external account binding's payload is not a JWK") from None
     if inner.thumbprint != key.thumbprint:
         raise malformed("the external account binding is for another account key")
+
+
+def _is_bound(bound: jws.Unverified, credential: EABCredential) -> bool:
+    """Whether the MAC is of the credential's key, or of the one before a rotation that is still good."""
+    if jws.verify_binding(bound, credential.mac_key):
+        return True
+    return credential.previous_key is not None and jws.verify_binding(bound, credential.previous_key)
 
 
 async def account(service: ACMEService, x: Exchange, id: str) -> Answer:
