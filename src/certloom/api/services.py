@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from certloom.enrollment.books import Books
     from certloom.enrollment.pipeline import Enrollment
     from certloom.enrollment.revoke import Revoker
+    from certloom.enrollment.server_keys import ServerKeys
     from certloom.identity.authentication import Authentication
     from certloom.identity.credentials import Credentials
     from certloom.identity.login import Logins
@@ -52,6 +53,7 @@ class Services:
     runner: Runner
     enrollment: Enrollment
     approvals: Approvals
+    server_keys: ServerKeys
     revoker: Revoker
     crls: CRLPublisher
     checkpoints: Checkpoints

@@ -121,6 +121,7 @@ class Application:
         every(2, "configuration", rooms.refresh)
         every(60, "CRLs", rooms.crls.refresh)
         every(60, "approvals", rooms.approvals.expire)
+        every(60, "server keys", rooms.server_keys.wipe_expired)
         retention = Retention(rooms.store, rooms.clock, rooms.settings.retention)
         every(3600, "retention", retention.prune)
         every(600, "idempotency keys", self._forget_answers)

@@ -24,6 +24,7 @@ from certloom.enrollment.approvals import Approvals
 from certloom.enrollment.books import Books
 from certloom.enrollment.pipeline import Enrollment
 from certloom.enrollment.revoke import CRL_JOB, Revoker
+from certloom.enrollment.server_keys import ServerKeys
 from certloom.identity.credentials import Credentials
 from certloom.identity.login import Logins
 from certloom.identity.oidc import Provider
@@ -114,6 +115,7 @@ class Rooms:
     runner: Runner
     enrollment: Enrollment
     approvals: Approvals
+    server_keys: ServerKeys
     revoker: Revoker
     crls: CRLPublisher
     checkpoints: Checkpoints
@@ -203,6 +205,7 @@ async def open_rooms(
             books=books,
             credentials=credentials,
             runner=runner,
+            server_keys=ServerKeys(store, clock, data_key),
             enrollment=enrollment,
             approvals=Approvals(store, clock, enrollment),
             revoker=Revoker(store, clock),

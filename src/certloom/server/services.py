@@ -40,6 +40,7 @@ def services(rooms: Rooms, metrics: Callable[[str], Awaitable[tuple[bytes, str]]
         runner=rooms.runner,
         enrollment=rooms.enrollment,
         approvals=rooms.approvals,
+        server_keys=rooms.server_keys,
         revoker=rooms.revoker,
         crls=rooms.crls,
         checkpoints=rooms.checkpoints,
