@@ -6,7 +6,25 @@ from importlib import import_module
 
 from certloom.api.routing import ROUTES, Route
 
-MODULES = ("audit", "system", "webhooks")
+MODULES = (
+    "approvals",
+    "audit",
+    "authorities",
+    "channels",
+    "credentials",
+    "declarations",
+    "jobs",
+    "people",
+    "plans",
+    "profiles",
+    "requests",
+    "roles",
+    "rules",
+    "sessions",
+    "system",
+    "teams",
+    "webhooks",
+)
 
 
 def table() -> tuple[Route, ...]:

@@ -80,6 +80,9 @@ def _algorithm(spki: bytes) -> bytes:
     return spki[start : start + 2 + spki[start + 1]]
 
 
+_STOPPED = "the linter was stopped"
+
+
 @dataclass(slots=True)
 class _Child:
     """A running linter and who waits for its answers, in the order they were asked."""
@@ -113,6 +116,8 @@ class Linter:
         self._starting = asyncio.Lock()
         self._idle_timer: asyncio.TimerHandle | None = None
         self._ending: set[asyncio.Task[None]] = set()
+        self.trouble = ""
+        """Why the child was last of no use, until one answers again; empty while all is well."""
 
     @property
     def pid(self) -> int | None:
@@ -149,7 +154,7 @@ class Linter:
         if self._idle_timer is not None:
             self._idle_timer.cancel()
         if self._child is not None:
-            self._end(self._child, "the linter was stopped")
+            self._end(self._child, _STOPPED)
         while self._ending:
             await asyncio.gather(*self._ending)
 
@@ -173,7 +178,7 @@ class Linter:
         if child.over and not answer.done():
             answer.cancel()
         if answer.cancelled():
-            raise AuthorityUnavailable("linter-unavailable", child.over or "the linter was stopped")
+            raise AuthorityUnavailable("linter-unavailable", child.over or _STOPPED)
         self._rest()
         return answer.result()
 
@@ -186,9 +191,8 @@ class Linter:
                     *self._command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
                 )
             except OSError as error:
-                raise AuthorityUnavailable(
-                    "linter-unavailable", f"the linter cannot be started: {error}"
-                ) from error
+                self.trouble = f"the linter cannot be started: {error}"
+                raise AuthorityUnavailable("linter-unavailable", self.trouble) from error
             child = _Child(process)
             child.reader = asyncio.create_task(self._read(child))
             self._child = child
@@ -204,6 +208,7 @@ class Linter:
                 length = int.from_bytes(await stdout.readexactly(4), "big")
                 found = _FINDINGS.decode(await stdout.readexactly(length))
                 child.progress = time.monotonic()
+                self.trouble = ""
                 answer = child.waiting.popleft()
                 if not answer.done():
                     answer.set_result(found)
@@ -227,13 +232,15 @@ class Linter:
         if child.waiting:
             self._rest()
         else:
-            self._end(child, "the linter was stopped")
+            self._end(child, _STOPPED)
 
     def _end(self, child: _Child, why: str) -> None:
         """Take a child out of use; it goes on its own when its input closes, or is killed."""
         if child.over:
             return
         child.over = why
+        if why != _STOPPED:
+            self.trouble = why
         if self._child is child:
             self._child = None
         for answer in child.waiting:

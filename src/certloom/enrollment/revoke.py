@@ -7,6 +7,7 @@ brings the CRL up to date.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from certloom.audit import Origin, record
 from certloom.clock import Clock
@@ -25,7 +26,7 @@ REQUESTER_REASONS = frozenset({0, 1, 3, 4, 5})
 cessationOfOperation. The others are the CA's to give (RFC 5280 section 5.3.1)."""
 OPERATOR_REASONS = REQUESTER_REASONS | {9}
 """An operator may also withdraw a privilege. cACompromise and aACompromise speak of other certificates than
-these, removeFromCRL stands in delta CRLs only, and holds are not reversible here."""
+these, removeFromCRL stands in delta CRLs only, and a hold is not a reason but an act of its own."""
 
 
 class Revoker:
@@ -46,45 +47,119 @@ class Revoker:
     ) -> StoredCertificate:
         """Revoke one certificate; answers it as it then is. A compromised key is blocked for ever.
 
-        ``reason`` is a CRLReason of RFC 5280 section 5.3.1. Raises ``Refused`` (``bad-revocation-reason``,
+        ``reason`` is a CRLReason of RFC 5280 section 5.3.1. A certificate on hold is revoked as of when the
+        hold began: it was not good since. Raises ``Refused`` (``bad-revocation-reason``,
         ``unknown-certificate``, ``already-revoked``) or ``Unavailable``.
         """
         if reason not in (OPERATOR_REASONS if by_operator else REQUESTER_REASONS):
             raise Refused(Reason("bad-revocation-reason", f"the reason code {reason} cannot be given here"))
 
         def unit(tx: Tx) -> StoredCertificate:
-            found = statements.get(tx, certificate_id, lock=True)
-            if found is None:
-                raise Refused(Reason("unknown-certificate", "there is no such certificate"))
-            now = self._clock.now()
-            if not statements.set_revoked(tx, certificate_id, now, reason):
-                raise Refused(Reason("already-revoked", "the certificate is already revoked"))
-            if reason == KEY_COMPROMISE and statements.block_key(
-                tx, found.spki_sha256, f"certificate {certificate_id} revoked for keyCompromise", now
-            ):
-                record(tx, self._clock.now_ms(), "key.blocked", f"key:{found.spki_sha256.hex()}", origin)
-            record(
-                tx,
-                self._clock.now_ms(),
-                "certificate.revoked",
-                f"certificate:{certificate_id}",
-                origin,
-                {"authority": found.authority, "serial": found.serial.hex(), "reason": reason},
-            )
-            enqueue(
-                tx,
-                self._clock.now_ms(),
-                CRL_JOB,
-                {"authority": found.authority, "shard": found.crl_shard},
-                key=f"{found.authority}/{found.crl_shard}",
-            )
-            revoked = statements.get(tx, certificate_id)
-            assert revoked is not None
-            if also is not None:
-                also(tx, revoked)
-            return revoked
+            return self.revoke_in(tx, certificate_id, reason, origin, also=also)
 
+        return await self._write(unit)
+
+    def revoke_in(
+        self,
+        tx: Tx,
+        certificate_id: int,
+        reason: int,
+        origin: Origin,
+        *,
+        also: Callable[[Tx, StoredCertificate], None] | None = None,
+    ) -> StoredCertificate:
+        """The same inside the caller's unit, which has seen to it that the reason may be given."""
+        found = _locked(tx, certificate_id)
+        now = self._clock.now()
+        if not (
+            statements.set_revoked(tx, certificate_id, now, reason)
+            or statements.set_reason(tx, certificate_id, statements.HOLD, reason)
+        ):
+            raise Refused(Reason("already-revoked", "the certificate is already revoked"))
+        if reason == KEY_COMPROMISE and statements.block_key(
+            tx, found.spki_sha256, f"certificate {certificate_id} revoked for keyCompromise", now
+        ):
+            record(tx, self._clock.now_ms(), "key.blocked", f"key:{found.spki_sha256.hex()}", origin)
+        return self._changed(tx, found, "certificate.revoked", origin, {"reason": reason}, also)
+
+    async def hold(self, certificate_id: int, origin: Origin) -> StoredCertificate:
+        """Revoke one certificate until it is released or revoked for good (certificateHold).
+
+        Raises ``Refused`` (``unknown-certificate``, ``already-revoked``) or ``Unavailable``.
+        """
+        return await self._write(lambda tx: self.hold_in(tx, certificate_id, origin))
+
+    def hold_in(self, tx: Tx, certificate_id: int, origin: Origin) -> StoredCertificate:
+        """The same inside the caller's unit."""
+        found = _locked(tx, certificate_id)
+        if not statements.set_revoked(tx, certificate_id, self._clock.now(), statements.HOLD):
+            raise Refused(Reason("already-revoked", "the certificate is already revoked or on hold"))
+        return self._changed(tx, found, "certificate.held", origin)
+
+    async def release(self, certificate_id: int, origin: Origin) -> StoredCertificate:
+        """End a hold: the certificate leaves the CRL, and nothing tells that it was ever on it.
+
+        Raises ``Refused`` (``unknown-certificate``, ``not-held``) or ``Unavailable``.
+        """
+        return await self._write(lambda tx: self.release_in(tx, certificate_id, origin))
+
+    def release_in(self, tx: Tx, certificate_id: int, origin: Origin) -> StoredCertificate:
+        """The same inside the caller's unit."""
+        found = _locked(tx, certificate_id)
+        if not statements.set_released(tx, certificate_id):
+            raise Refused(Reason("not-held", "the certificate is not on hold"))
+        return self._changed(tx, found, "certificate.released", origin)
+
+    def _changed(
+        self,
+        tx: Tx,
+        was: StoredCertificate,
+        kind: str,
+        origin: Origin,
+        data: dict[str, Any] | None = None,
+        also: Callable[[Tx, StoredCertificate], None] | None = None,
+    ) -> StoredCertificate:
+        """The event, and the job that brings the CRL up to date."""
+        now = statements.get(tx, was.id)
+        assert now is not None
+        record(
+            tx,
+            self._clock.now_ms(),
+            kind,
+            f"certificate:{was.id}",
+            origin,
+            {
+                "authority": was.authority,
+                "serial": was.serial.hex(),
+                **(data or {}),
+                "before": _revocation(was),
+                "after": _revocation(now),
+            },
+        )
+        enqueue(
+            tx,
+            self._clock.now_ms(),
+            CRL_JOB,
+            {"authority": was.authority, "shard": was.crl_shard},
+            key=f"{was.authority}/{was.crl_shard}",
+        )
+        if also is not None:
+            also(tx, now)
+        return now
+
+    async def _write(self, unit: Callable[[Tx], StoredCertificate]) -> StoredCertificate:
         try:
             return await self._store.write(unit)
         except StoreError as error:
             raise Unavailable(Reason("store-unavailable", "the revocation could not be recorded")) from error
+
+
+def _locked(tx: Tx, certificate_id: int) -> StoredCertificate:
+    found = statements.get(tx, certificate_id, lock=True)
+    if found is None:
+        raise Refused(Reason("unknown-certificate", "there is no such certificate"))
+    return found
+
+
+def _revocation(certificate: StoredCertificate) -> dict[str, int | None]:
+    return {"revoked": certificate.revoked, "reason": certificate.revocation_reason}

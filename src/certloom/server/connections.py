@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import msgspec
 
 from certloom.clock import Clock
+from certloom.server.meters import Meters
 from certloom.settings.schema import Limits
 
 Scope = MutableMapping[str, Any]
@@ -67,6 +68,10 @@ class Listener(msgspec.Struct, frozen=True, kw_only=True):
     require_host: bool = True
     """Refuse HTTP/1.1 without Host (RFC 9112 section 3.2). Off where old SCEP clients come without one."""
     refusal: Refusal = plain_refusal
+    meters: Meters = msgspec.field(default_factory=lambda: Meters(""))
+    """What its requests are counted with."""
+    asks_for_certificate: bool = False
+    """Whether its TLS asks for a client certificate, which then stands in the scope."""
     limited: bool = True
     """Whether connections over the limit are refused here. The operator's own are not."""
 

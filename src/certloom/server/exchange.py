@@ -1,7 +1,9 @@
 """One request and its answer.
 
 The request is complete before the application is asked, so ``receive`` never waits for the client, and
-the answer leaves in one write, which over TLS is one record.
+the answer leaves in one write, which over TLS is one record. An answer of unknown length leaves as it comes
+where the application asks for that with ``transfer-encoding: chunked``: in chunks (RFC 9112 section 7.1), or
+to HTTP/1.0 until the connection ends.
 """
 
 from __future__ import annotations
@@ -9,11 +11,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import MutableMapping, Sequence
 from http import HTTPStatus
+from time import perf_counter
 from typing import Any, Protocol
 
 import structlog
 
 from certloom.server.connections import Listener
+from certloom.server.logs import request_id
 
 Headers = Sequence[tuple[bytes, bytes]]
 
@@ -23,6 +27,9 @@ STATUS_LINES = {
     if status >= 200
 }
 _BODILESS = frozenset({204, 304})
+_UNTIL_CLOSED = -1
+_CHUNKED = -2
+"""In the place of a length; -1 sends no header for it."""
 _MOST_NAMES = 256
 
 _log = structlog.get_logger("certloom.server")
@@ -70,6 +77,7 @@ class Exchange:
         "_asked",
         "_body",
         "_chunks",
+        "_endless",
         "_gone",
         "_headers",
         "_left",
@@ -93,11 +101,15 @@ class Exchange:
         self._headers: Headers = ()
         self._chunks: list[bytes] | None = None
         self._left = -1
+        self._endless = 0
+        """``_CHUNKED`` or ``_UNTIL_CLOSED`` once an answer of unknown length has begun to leave."""
         self._gone: asyncio.Event | None = None
 
     async def run(self) -> None:
         """Ask the application; whatever it does, the client gets one whole answer or a closed connection."""
         protocol = self._protocol
+        request_id.set(self.scope["certloom.trace"])
+        began = perf_counter()
         try:
             await protocol.listener.app(self.scope, self.receive, self.send)
             if not (self.response_complete or self.disconnected):
@@ -109,7 +121,9 @@ class Exchange:
             _log.exception("request failed", trace=self.scope["certloom.trace"], path=self.scope["path"])
             self._fail()
         finally:
-            connections = protocol.listener.connections
+            listener = protocol.listener
+            listener.meters.count(self.scope["path"], self._status, perf_counter() - began)
+            connections = listener.connections
             connections.in_flight -= 1
             if connections.stopping:
                 connections.closed()
@@ -117,13 +131,14 @@ class Exchange:
     def _fail(self) -> None:
         if self.response_complete or self.disconnected:
             return
-        if self._left >= 0:
+        if self._left >= 0 or self._endless:
             # Part of the answer is gone already: a broken connection is the only honest sign left.
             self._protocol.abort()
             return
         content_type, body = self._protocol.listener.refusal(
             500, "the server failed; its log tells why, under this answer's X-Request-Id", self.scope["path"]
         )
+        self._status = 500
         self._finish(500, ((b"content-type", content_type),), body)
 
     def refuse(self, status: int, headers: Headers, body: bytes) -> None:
@@ -160,10 +175,12 @@ class Exchange:
             raise RuntimeError("a response body without its start, or after its end")
         body = message.get("body", b"")
         more = message.get("more_body", False)
-        if self._chunks is None and not more and self._left < 0:
+        if self._endless:
+            await self._stream_on(body, more)
+        elif self._chunks is None and not more and self._left < 0:
             self._finish(self._status, self._headers, body)
         elif self._left >= 0 or (self._chunks is None and self._start_streaming()):
-            await self._stream(body, more)
+            await (self._stream_on if self._endless else self._stream)(body, more)
         else:
             self._chunks = self._chunks or []
             self._chunks.append(body)
@@ -171,7 +188,7 @@ class Exchange:
                 self._finish(self._status, self._headers, b"".join(self._chunks))
 
     def _start_streaming(self) -> bool:
-        """Whether the answer can leave in pieces: only where its length was told first."""
+        """Whether the answer can leave in pieces: where its length was told first, or chunks asked for."""
         if self.scope["method"] == "HEAD" or self._status in _BODILESS:
             return False
         for name, value in self._headers:
@@ -179,7 +196,26 @@ class Exchange:
                 self._left = int(value)
                 self._write(self._head(self._status, self._headers, self._left))
                 return True
+            if name == b"transfer-encoding" and value == b"chunked":
+                is_old = self.scope["http_version"] == "1.0"
+                self._endless = _UNTIL_CLOSED if is_old else _CHUNKED
+                if is_old:
+                    self.keep_alive = False
+                self._write(self._head(self._status, self._headers, self._endless))
+                return True
         return False
+
+    async def _stream_on(self, body: bytes, more: bool) -> None:
+        if self._endless == _CHUNKED:
+            # An empty chunk would be the last.
+            data = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
+            self._write(data if more else data + b"0\r\n\r\n")
+        else:
+            self._write(body)
+        if not more:
+            self._complete()
+        elif not self.disconnected:
+            await self._protocol.drain()
 
     async def _stream(self, body: bytes, more: bool) -> None:
         self._left -= len(body)
@@ -198,6 +234,8 @@ class Exchange:
         elif self.scope["method"] == "HEAD":
             # RFC 9110 section 9.3.2: the length GET would have, if the app said so.
             length = next((int(v) for n, v in headers if n == b"content-length"), len(body))
+            if (b"transfer-encoding", b"chunked") in headers:
+                length = -1
             self._write(self._head(status, headers, length))
         else:
             self._write(self._head(status, headers, len(body)) + body)
@@ -217,7 +255,8 @@ class Exchange:
     def _head(self, status: int, headers: Headers, length: int) -> bytes:
         """Status line and headers. Raises ``RuntimeError`` where a header would break out of its line.
 
-        ``length`` -1 leaves Content-Length out, as RFC 9110 section 8.6 wants for 204.
+        ``length`` -1 leaves Content-Length out, as RFC 9110 section 8.6 wants for 204; ``_CHUNKED`` sends
+        Transfer-Encoding in its place.
         """
         pieces = [STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status]
         lines = 4  # the status line, Date, X-Request-Id, and the empty line
@@ -232,6 +271,9 @@ class Exchange:
         connections = self._protocol.listener.connections
         if length >= 0:
             pieces.append(b"Content-Length: %d\r\n" % length)
+            lines += 1
+        elif length == _CHUNKED:
+            pieces.append(b"Transfer-Encoding: chunked\r\n")
             lines += 1
         if not self.keep_alive or connections.stopping:
             self.keep_alive = False

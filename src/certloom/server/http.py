@@ -131,6 +131,10 @@ class HTTPProtocol(asyncio.BufferedProtocol):
             "client": self.client,
             "certloom.base_url": listener.base_url,
         }
+        if listener.asks_for_certificate:
+            certificate = transport.get_extra_info("ssl_object").getpeercert(True)
+            if certificate is not None:
+                self._about_connection["certloom.peer_certificate"] = certificate
         sock = transport.get_extra_info("socket")
         if sock is not None and sock.family == socket.AF_UNIX:
             credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
@@ -379,6 +383,7 @@ class HTTPProtocol(asyncio.BufferedProtocol):
             return
         self._refusal = None
         listener = self.listener
+        listener.meters.refuse(refused.status)
         trace = _traces.next()
         path = self._url.split(b"?")[0].decode("ascii", "replace")
         content_type, body = listener.refusal(refused.status, refused.detail, path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from contextvars import ContextVar
 from typing import Any
 
 import structlog
@@ -20,6 +21,18 @@ _EXCEPTIONS = structlog.processors.ExceptionRenderer(
 )
 
 
+request_id: ContextVar[str] = ContextVar("request_id", default="")
+"""The id of the request being answered, which its client also sees; tasks begun for it inherit it."""
+
+
+def _add_request_id(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Every line that is written for a request says for which."""
+    id = event.pop("trace", "") or request_id.get()
+    if id:
+        event["request_id"] = id
+    return event
+
+
 def _hide_secrets(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
     """A last net: nothing is logged under a name that speaks of a secret."""
     for name in _HIDDEN & event.keys():
@@ -32,6 +45,7 @@ def configure(settings: Logging) -> None:
     level = logging.getLevelNamesMapping()[settings.level.upper()]
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
+        _add_request_id,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         _hide_secrets,

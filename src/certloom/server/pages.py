@@ -17,10 +17,9 @@ from certloom.api.problems import refusal_document
 from certloom.enrollment.books import UnknownName
 from certloom.pki.pem import to_pem
 from certloom.server.connections import ASGIApp, Receive, Scope, Send
+from certloom.server.health import Doctor
 from certloom.server.rooms import Rooms
 from certloom.store import authorities as authority_statements
-from certloom.store import configuration
-from certloom.store.base import StoreError
 
 _TEXT = b"text/plain; charset=utf-8"
 _PROBLEM = b"application/problem+json"
@@ -53,24 +52,24 @@ def refusal(status: int, detail: str, path: str) -> tuple[bytes, bytes]:
 class Pages:
     """The ASGI application of everything that is no protocol's."""
 
-    def __init__(self, rooms: Rooms, is_ready: Callable[[], bool]) -> None:
+    def __init__(self, rooms: Rooms, doctor: Doctor) -> None:
         self._rooms = rooms
-        self._is_ready = is_ready
+        self._doctor = doctor
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] in ("GET", "HEAD"):
-            page = await self._page(scope["path"])
+            page = await self._page(scope)
         else:
             page = Page(b"only GET and HEAD\n", status=405, headers=((b"allow", b"GET, HEAD"),))
         await answer(send, page)
 
-    async def _page(self, path: str) -> Page:
-        parts = path.split("/")
+    async def _page(self, scope: Scope) -> Page:
+        parts = scope["path"].split("/")
         match parts[1:]:
             case [""]:
                 return Page(f"Certloom {__version__}\n".encode())
             case ["health"] | ["health", "ready"]:
-                return await self._ready()
+                return await self._ready(scope)
             case ["health", "live"]:
                 return Page(b"live\n")
             case ["ca", file]:
@@ -79,12 +78,14 @@ class Pages:
                 return await self._crl(authority, file.removesuffix(".crl"))
         return _NOT_FOUND
 
-    async def _ready(self) -> Page:
-        try:
-            await self._rooms.store.read(configuration.generation)
-        except StoreError:
-            return Page(b"the store cannot be used\n", status=503)
-        return Page(b"ready\n") if self._is_ready() else Page(b"stopping\n", status=503)
+    async def _ready(self, scope: Scope) -> Page:
+        """Text for people and load balancers, JSON for who asks for it (``Accept: application/json``)."""
+        health = await self._doctor.look()
+        status = 200 if health.ready else 503
+        if any(name == b"accept" and b"application/json" in value for name, value in scope["headers"]):
+            return Page(msgspec.json.encode(health), b"application/json", status)
+        wrong = [check.detail or check.name for check in health.checks if check.required and not check.ok]
+        return Page(("; ".join(wrong) or "ready").encode() + b"\n", status=status)
 
     def _certificate(self, file: str) -> Page:
         if file == "roots.pem":

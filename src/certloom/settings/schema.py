@@ -159,7 +159,7 @@ class Audit(_Section, frozen=True):
 
     checkpoint_seconds: Positive = 3_600
     """How often the end of the chain is signed, if it moved."""
-    syslog: str = ""
+    syslog: Annotated[str, msgspec.Meta(pattern=r"^$|^(udp|tcp|tls)://[^/@?#]+:[0-9]{1,5}/?$")] = ""
     """``udp://host:port``, ``tcp://host:port`` or ``tls://host:port``: where events go (RFC 5424)."""
     syslog_roots: str = ""
     """PEM file of trust anchors for ``tls``; empty means the system's."""

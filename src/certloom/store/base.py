@@ -15,6 +15,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol, TypeVar
 
+from certloom.store.timing import CommitTimes
+
 T = TypeVar("T")
 Row = tuple[Any, ...]
 
@@ -61,6 +63,13 @@ class Store(Protocol):
 
     dialect: str
     """``sqlite`` or ``postgresql``."""
+    times: CommitTimes
+    """How long commits took."""
+
+    @property
+    def waiting(self) -> int:
+        """Units that wait for their turn, about."""
+        ...
 
     async def read(self, unit: Callable[[Tx], T]) -> T:
         """Run a unit of point reads. On SQLite it runs in the event loop, so it must be short."""

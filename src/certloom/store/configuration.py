@@ -17,6 +17,47 @@ def current_profiles(tx: Tx) -> dict[str, tuple[int, str]]:
     return {name: (version, body) for name, version, body in profile_versions(tx)}
 
 
+def profile_names(tx: Tx) -> frozenset[str]:
+    return frozenset(r[0] for r in tx.all("SELECT DISTINCT name FROM profiles"))
+
+
+def newest_profile(tx: Tx, name: str) -> tuple[int, str] | None:
+    """(version, body) of a profile's newest version."""
+    row = tx.one("SELECT version, body FROM profiles WHERE name = ? ORDER BY version DESC LIMIT 1", (name,))
+    return None if row is None else (row[0], row[1])
+
+
+def profile_version(tx: Tx, name: str, version: int) -> tuple[str, int] | None:
+    """(body, created) of one version."""
+    row = tx.one("SELECT body, created FROM profiles WHERE name = ? AND version = ?", (name, version))
+    return None if row is None else (row[0], row[1])
+
+
+def versions_before(tx: Tx, name: str, before: int | None, limit: int) -> list[tuple[int, int]]:
+    """(version, created) of a profile's versions, the newest first."""
+    return [
+        (r[0], r[1])
+        for r in tx.all(
+            "SELECT version, created FROM profiles WHERE name = ? AND version < ?"
+            " ORDER BY version DESC LIMIT ?",
+            (name, 2**62 if before is None else before, limit),
+        )
+    ]
+
+
+def newest_profiles(tx: Tx, after: str, limit: int) -> list[tuple[str, int, str, int]]:
+    """(name, version, body, created) of the newest versions of profiles, by name."""
+    return [
+        (r[0], r[1], r[2], r[3])
+        for r in tx.all(
+            "SELECT p.name, p.version, p.body, p.created FROM profiles AS p WHERE p.name > ? AND NOT EXISTS"
+            " (SELECT 1 FROM profiles AS later WHERE later.name = p.name AND later.version > p.version)"
+            " ORDER BY p.name LIMIT ?",
+            (after, limit),
+        )
+    ]
+
+
 def add_profile_version(tx: Tx, name: str, version: int, body: str, now: int) -> None:
     """Raises ``Conflict`` when that version exists: versions never change."""
     tx.run(
@@ -29,6 +70,24 @@ def channels(tx: Tx) -> list[tuple[str, str, str]]:
     return [
         (r[0], r[1], r[2])
         for r in tx.all("SELECT protocol, name, body FROM channels ORDER BY protocol, name")
+    ]
+
+
+def channel(tx: Tx, protocol: str, name: str) -> str | None:
+    """A channel's body."""
+    row = tx.one("SELECT body FROM channels WHERE protocol = ? AND name = ?", (protocol, name))
+    return None if row is None else row[0]
+
+
+def channels_after(tx: Tx, protocol: str, name: str, limit: int) -> list[tuple[str, str, str]]:
+    """(protocol, name, body) of the channels that follow, by protocol and name."""
+    return [
+        (r[0], r[1], r[2])
+        for r in tx.all(
+            "SELECT protocol, name, body FROM channels WHERE (protocol, name) > (?, ?)"
+            " ORDER BY protocol, name LIMIT ?",
+            (protocol, name, limit),
+        )
     ]
 
 
@@ -60,6 +119,15 @@ def put_fact(tx: Tx, key: str, value: str) -> None:
 def generation(tx: Tx) -> int:
     """Rises with every change of profiles, channels or authorities, so that each process can tell."""
     return int(fact(tx, "configuration") or 0)
+
+
+def note_health(tx: Tx, now: int) -> None:
+    """Write something, so as to know that writing works."""
+    tx.run(
+        "INSERT INTO facts (key, value) VALUES ('health', ?)"
+        " ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+        (str(now),),
+    )
 
 
 def touch(tx: Tx) -> None:

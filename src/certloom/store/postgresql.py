@@ -22,6 +22,7 @@ from certloom.store import migrations
 from certloom.store.base import StoreError, Tx
 from certloom.store.delivery import Listeners, settle
 from certloom.store.postgresql_session import Again, Lost, Session, SessionTx
+from certloom.store.timing import CommitTimes
 
 T = TypeVar("T")
 
@@ -45,11 +46,12 @@ class PostgreSQLStore:
     dialect = "postgresql"
 
     def __init__(self, url: str, connections: int) -> None:
+        self.times = CommitTimes()
         self._listeners = Listeners()
         self._closed = False
-        self._units = _Workers(url, connections, "certloom-pg", self._listeners)
+        self._units = _Workers(url, connections, "certloom-pg", self._listeners, self.times)
         # Long reads have connections of their own, so that they cannot keep the short ones waiting.
-        self._scans = _Workers(url, _SCANNERS, "certloom-pg-scan", self._listeners)
+        self._scans = _Workers(url, _SCANNERS, "certloom-pg-scan", self._listeners, self.times)
 
     @classmethod
     async def open(cls, url: str, *, clock: Clock, connections: int) -> PostgreSQLStore:
@@ -61,6 +63,11 @@ class PostgreSQLStore:
             await store.close()
             raise
         return store
+
+    @property
+    def waiting(self) -> int:
+        """Units that wait for a connection, about."""
+        return self._units.waiting
 
     async def read(self, unit: Callable[[Tx], T]) -> T:
         """Run a unit of point reads on one snapshot."""
@@ -98,11 +105,12 @@ class PostgreSQLStore:
 class _Workers:
     """Up to ``size`` threads with a connection each, started when they are first needed."""
 
-    def __init__(self, url: str, size: int, name: str, listeners: Listeners) -> None:
+    def __init__(self, url: str, size: int, name: str, listeners: Listeners, times: CommitTimes) -> None:
         self._url = url
         self._size = size
         self._name = name
         self._listeners = listeners
+        self._times = times
         self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
@@ -118,6 +126,11 @@ class _Workers:
             thread = threading.Thread(target=self._serve, name=self._name, daemon=True)
             self._threads.append(thread)
             thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """Items that no thread has taken."""
+        return self._queue.qsize()
 
     def close(self) -> None:
         for _ in self._threads:
@@ -136,10 +149,13 @@ class _Workers:
             if item.future.cancelled():
                 continue
             result, signals, error = None, None, None
+            began = time.monotonic()
             try:
                 result, signals = connection.run(item.begin, item.unit)
             except BaseException as problem:
                 error = problem
+            if item.begin is _WRITE:
+                self._times.observe(time.monotonic() - began)
             with contextlib.suppress(RuntimeError):  # the event loop is gone, and with it whoever waited
                 item.future.get_loop().call_soon_threadsafe(
                     self._deliver, item.future, result, signals, error

@@ -30,6 +30,7 @@ from certloom.store.base import StoreError, Tx
 from certloom.store.delivery import Listeners, settle
 from certloom.store.sqlite_checkpoint import Checkpointer, fold
 from certloom.store.sqlite_session import ProcessLock, SQLiteTx, connect, translate
+from certloom.store.timing import CommitTimes
 
 T = TypeVar("T")
 _Unit = Callable[[Tx], Any]
@@ -76,6 +77,7 @@ class SQLiteStore:
             raise
         # Units, None to stop, or a word from the checkpointer that it is the writer's turn.
         self._queue: queue.SimpleQueue[_Item | str | None] = queue.SimpleQueue()
+        self.times = CommitTimes()
         self._listeners = Listeners()
         self._commits = 0
         """Counted by the writer when a commit is done, before anybody is told of it."""
@@ -117,6 +119,11 @@ class SQLiteStore:
         except BaseException:
             lock.release()
             raise
+
+    @property
+    def waiting(self) -> int:
+        """Units that wait for the writer, about."""
+        return self._queue.qsize()
 
     async def read(self, unit: Callable[[Tx], T]) -> T:
         """Run a unit of point reads, here and now, on one snapshot."""
@@ -239,9 +246,11 @@ class SQLiteStore:
                     break
             if batch:
                 loop = batch[0][1].get_loop()
+                taken = time.monotonic()
                 self._commit(batch)
                 self._checkpointer.committed(self._writer.total_changes)
                 now = time.monotonic()
+                self.times.observe(now - taken)
                 mean += (min(now - began, 1.0) / len(batch) - mean) / 16
                 began = now
             if item is None:
