@@ -39,7 +39,19 @@ _LEEWAY_SECONDS = 60
 _HTTP_SECONDS = 10.0
 _BODY_BYTES = 262_144
 _MOST_KEYS = 50
-_ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
+_ALGORITHMS = (
+    "RS256",
+    "RS384",
+    "RS512",
+    "PS256",
+    "PS384",
+    "PS512",
+    "ES256",
+    "ES384",
+    "ES512",
+    "EdDSA",
+    "Ed25519",
+)
 """Signatures only: never ``none``, never a MAC with what anybody may know."""
 
 _Key = RSAKey | ECKey | OKPKey

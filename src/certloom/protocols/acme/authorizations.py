@@ -63,7 +63,7 @@ def _pending(types: tuple[str, ...]) -> str:
 
 
 class Vouched(msgspec.Struct, frozen=True):
-    """What an account's external account binding says about names."""
+    """What an account's external account binding says about names and profiles."""
 
     only: tuple[str, ...] = ()
     """Patterns that every name must match; none means no such bound."""
@@ -72,6 +72,14 @@ class Vouched(msgspec.Struct, frozen=True):
     owner: str | None = None
     """On whose behalf the account asks."""
     team: str | None = None
+    profiles: tuple[str, ...] = ()
+    """Profiles that it may be used for; none means those of the channel."""
+
+    def offers(self, channel: ACMEChannel) -> tuple[str, ...]:
+        """The channel's profiles that the account may use."""
+        if not self.profiles:
+            return channel.profiles
+        return tuple(profile for profile in channel.profiles if profile in self.profiles)
 
 
 NOT_VOUCHED: Final = Vouched()
@@ -87,8 +95,8 @@ def read_vouched(service: ACMEService, tx: Tx, account: StoredAccount) -> Vouche
     if credential.preauthorized:
         # Its names are those it vouches for; all others are proved as by anyone.
         preauthorized = service.credentials.vouching(tx, account.credential_id)
-        return Vouched((), preauthorized, credential.owner, credential.team)
-    return Vouched(credential.names, (), credential.owner, credential.team)
+        return Vouched((), preauthorized, credential.owner, credential.team, credential.profiles)
+    return Vouched(credential.names, (), credential.owner, credential.team, credential.profiles)
 
 
 def parse_identifier(sent: IdentifierObject) -> Identifier | Subproblem:

@@ -83,7 +83,8 @@ async def finalize(service: ACMEService, x: Exchange, id: str) -> Answer:
             return _answer(x, state)
         raise Problem("orderNotReady", f"the order is {state.status}, not ready")
     order = state.order
-    if order.profile not in x.channel.profiles or not service.books.has_profile(order.profile):
+    offered = signed.loaded.vouched.offers(x.channel)
+    if order.profile not in offered or not service.books.has_profile(order.profile):
         raise Problem("invalidProfile", f"the profile {order.profile} is no longer offered")
     csr = _check_csr(der, order, signed.key)
     _check_vouched(signed.loaded)

@@ -155,7 +155,7 @@ async def new_order(service: ACMEService, x: Exchange) -> Answer:
     account, vouched = signed.account, signed.loaded
     require_terms(service, account)
     payload = messages.read(messages.NewOrder, signed.payload)
-    asked = _asked(service, x, payload)
+    asked = _asked(service, x, payload, vouched.offers(x.channel))
     if wrong := [w for i in asked.identifiers if (w := why_not(x.channel, i, vouched)) is not None]:
         raise from_identifiers(wrong)
     requester = Requester("acme-account", account.id, vouched.owner, vouched.team)
@@ -218,15 +218,17 @@ def _reusable(tx: Tx, account_id: str, identifier: Identifier, now: int) -> Stor
     return statements.usable_authorization(tx, account_id, identifier.type.value, value, wildcard, now + 3600)
 
 
-def _asked(service: ACMEService, x: Exchange, payload: messages.NewOrder) -> _Asked:
+def _asked(
+    service: ACMEService, x: Exchange, payload: messages.NewOrder, offered: tuple[str, ...]
+) -> _Asked:
     most = service.settings.acme.identifiers_per_order
     if not payload.identifiers:
         raise malformed("an order needs at least one identifier")
     if len(payload.identifiers) > most:
         raise malformed(f"an order may have at most {most} identifiers, not {len(payload.identifiers)}")
-    profile = payload.profile or x.channel.profiles[0]
-    if profile not in x.channel.profiles or not service.books.has_profile(profile):
-        raise Problem("invalidProfile", f"this channel does not offer the profile {profile[:64]!r}")
+    profile = payload.profile or (offered[0] if offered else "")
+    if profile not in offered or not service.books.has_profile(profile):
+        raise Problem("invalidProfile", f"this channel does not offer you the profile {profile[:64]!r}")
     parsed = [parse_identifier(sent) for sent in payload.identifiers]
     if wrong := [p for p in parsed if isinstance(p, Subproblem)]:
         raise from_identifiers(wrong)
