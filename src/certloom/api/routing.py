@@ -303,6 +303,10 @@ class Call(Generic[P, Q, B]):
             raise Problem(problems.NOT_FOUND, "there is no such thing, or it is not yours to see")
         raise Problem(problems.FORBIDDEN, f"this takes the permission {permission} here")
 
+    def may(self, permission: str, thing: Thing = ANYTHING) -> bool:
+        """Whether they may, for sifting rows."""
+        return self.principal.may(permission, thing)
+
     # -- preconditions -----------------------------------------------------------------------------------
 
     def require_match(self, current: str | None) -> None:
@@ -359,11 +363,19 @@ class Call(Generic[P, Q, B]):
             return None
         return self.services.cursors.open(self._listing(), cursor, kind)
 
-    def page(self, rows: Sequence[T], position: Callable[[T], Any]) -> Answer:
-        """A page out of up to ``limit + 1`` rows; ``position`` says of the last one shown where to go on."""
-        shown = tuple(rows[: self.limit])
-        following = self.cursor(position(shown[-1])) if len(rows) > len(shown) else None
-        return Answer(Page(shown, following))
+    def page(
+        self,
+        rows: Sequence[T],
+        position: Callable[[T], Any],
+        visible: Callable[[T], bool] | None = None,
+    ) -> Answer:
+        """A page out of up to ``limit + 1`` rows; ``position`` says of the last one where to go on.
+
+        Rows that are not ``visible`` to who asks are left out, and the page is that much shorter.
+        """
+        within = rows[: self.limit]
+        following = self.cursor(position(within[-1])) if len(rows) > len(within) else None
+        return Answer(Page(tuple(row for row in within if visible is None or visible(row)), following))
 
     def cursor(self, position: Any) -> str:
         """A cursor that only this listing with these filters takes; ``position`` is what JSON can hold."""

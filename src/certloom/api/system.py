@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+from typing import Any
+
 import msgspec
 
 from certloom import __version__
-from certloom.api.routing import Answer, Call, Public, route
+from certloom.api.problems import CONFLICT, INVALID
+from certloom.api.routing import Answer, Authenticated, Call, Public, at, route
+from certloom.audit import record
+from certloom.store import configuration
+from certloom.store import jobs as job_statements
+from certloom.store.base import Tx
+
+_MOST_COUNTED = 10_000
 
 
 class Version(msgspec.Struct, frozen=True):
@@ -15,13 +25,142 @@ class Version(msgspec.Struct, frozen=True):
     version: str
 
 
+class Jobs(msgspec.Struct, frozen=True):
+    """Background jobs, counted up to 10,000 of each."""
+
+    waiting: int
+    running: int
+    failed: int
+
+
+class Status(msgspec.Struct, frozen=True):
+    """What runs here."""
+
+    version: str
+    node: str
+    """Which process of the installation answers."""
+    now: datetime
+    """By its clock."""
+    database: str
+    """``sqlite`` or ``postgresql``."""
+    url: str
+    """What clients call the HTTPS listener."""
+    http_url: str
+    """The origin that certificates name for CRLs and issuers."""
+    configuration: int
+    """Rises with every change of profiles, channels, rules or authorities."""
+    up_to_date: bool
+    """Whether this process has taken up the newest configuration."""
+    jobs: Jobs
+
+
+class BackupRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where a backup shall be."""
+
+    path: str
+    """A file that does not exist yet, on the server: an absolute path."""
+
+
+class Backup(msgspec.Struct, frozen=True):
+    """A backup that was made. It holds the data key: whoever has it has everything."""
+
+    path: str
+    manifest: dict[str, Any]
+    """What is in it, with SHA-256 sums."""
+
+
+class Me(msgspec.Struct, frozen=True):
+    """Who asks, and what they may do somewhere."""
+
+    kind: str
+    id: str
+    name: str
+    owner: str
+    teams: tuple[str, ...]
+    permissions: tuple[str, ...]
+
+
 @route(
     "GET",
     "/version",
-    permission=Public("the health pages and the CLI ask before they have anything to prove themselves with"),
+    permission=Public("who asks for it may have nothing yet to prove themselves with"),
     summary="Show the version",
     answers={200: Version},
     tag="system",
 )
 async def version(call: Call[None, None, None]) -> Answer:
     return Answer(Version("Certloom", __version__))
+
+
+@route(
+    "GET",
+    "/me",
+    permission=Authenticated("it tells who asks about themselves"),
+    summary="Show who I am",
+    answers={200: Me},
+    tag="system",
+)
+async def me(call: Call[None, None, None]) -> Answer:
+    """As whom the credentials of this very request act."""
+    from certloom.identity.principals import PERMISSIONS
+
+    who = call.principal
+    permissions = tuple(name for name in PERMISSIONS if who.may_somewhere(name))
+    return Answer(Me(who.kind, who.id, who.name, who.owner, who.teams, permissions))
+
+
+@route(
+    "GET",
+    "/status",
+    permission="system.read",
+    summary="Show what runs here",
+    answers={200: Status},
+    tag="system",
+)
+async def status(call: Call[None, None, None]) -> Answer:
+    call.allow("system.read")
+    services = call.services
+
+    def unit(tx: Tx) -> tuple[int, Jobs]:
+        counts = [job_statements.count(tx, s, _MOST_COUNTED) for s in ("waiting", "running", "failed")]
+        return configuration.generation(tx), Jobs(*counts)
+
+    generation, jobs = await services.store.scan(unit)
+    return Answer(
+        Status(
+            version=__version__,
+            node=services.node,
+            now=at(services.clock.now()),
+            database=services.store.dialect,
+            url=services.origins.https,
+            http_url=services.origins.http,
+            configuration=generation,
+            up_to_date=generation == services.books.generation,
+            jobs=jobs,
+        )
+    )
+
+
+@route(
+    "POST",
+    "/backups",
+    permission="system.backup",
+    summary="Make a backup",
+    body=BackupRequest,
+    answers={201: Backup},
+    problems=(CONFLICT, INVALID),
+    tag="system",
+)
+async def backup(call: Call[None, None, BackupRequest]) -> Answer:
+    """The database as of one moment and the data key, in one file on the server, while everything goes on."""
+    call.allow("system.backup")
+    services, path = call.services, call.body.path
+    manifest = await services.backup(path)
+    answer = Answer(Backup(path, msgspec.to_builtins(manifest)), 201)
+
+    def unit(tx: Tx) -> Answer:
+        now = services.clock.now_ms()
+        record(tx, now, "store.backed_up", "store", call.origin, {"path": path})
+        return answer
+
+    return await call.create(unit)

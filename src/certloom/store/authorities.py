@@ -59,6 +59,17 @@ def every(tx: Tx) -> list[StoredAuthority]:
     ]
 
 
+def get(tx: Tx, name: str) -> StoredAuthority | None:
+    row = tx.one(f"SELECT {_COLUMNS} FROM authorities WHERE name = ?", (name,))
+    return None if row is None else StoredAuthority(*row)
+
+
+def after(tx: Tx, name: str, limit: int) -> list[StoredAuthority]:
+    """The authorities whose names follow, by name."""
+    rows = tx.all(f"SELECT {_COLUMNS} FROM authorities WHERE name > ? ORDER BY name LIMIT ?", (name, limit))
+    return [StoredAuthority(*row) for row in rows]
+
+
 def insert_key(tx: Tx, k: StoredKey) -> None:
     tx.run(
         "INSERT INTO keys (id, purpose, spki, sealed, created) VALUES (?, ?, ?, ?, ?)",

@@ -1,0 +1,279 @@
+"""``certloom apply``: profiles, channels, credentials and authorities as one document declares them.
+
+Everything is checked before anything is written, and written in one unit: all or nothing. What a document
+does not mention stays as it is. A profile gets a new version only if it differs from its newest one.
+"""
+
+from __future__ import annotations
+
+from base64 import urlsafe_b64encode
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Annotated, Any
+
+import msgspec
+
+from certloom.api import edits
+from certloom.api.edits import Change, DeclaredAuthority
+from certloom.api.problems import CONFLICT, INVALID, Problem
+from certloom.api.routing import Answer, Authenticated, Call, Name, Time, at_or_none, route
+from certloom.api.services import Services
+from certloom.audit import Origin
+from certloom.authorities.creation import NewCA
+from certloom.identity.credentials import CredentialError, EABCredential, Terms
+from certloom.identity.principals import Thing
+from certloom.policy.channels import Channel
+from certloom.policy.name_rules import PatternError, check_pattern
+from certloom.policy.profiles import Profile
+from certloom.store import configuration
+from certloom.store import credentials as credential_statements
+from certloom.store.base import Tx
+
+_encode = msgspec.json.Encoder(order="deterministic").encode
+
+
+class DeclaredCredential(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """An external account binding of an id that its operator chose; its key is made here and shown once."""
+
+    id: Name
+    channel: str
+    names: tuple[str, ...] = ()
+    """Name patterns it may be used for."""
+    preauthorized: bool = False
+    """Whether its names need no further proof of control."""
+    uses: Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)] | None = None
+    """How many accounts it may bind, counted from when it is made."""
+    expires: Time | None = None
+
+
+class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a file declares. Profiles stay tables until ``parse_profile`` reads them."""
+
+    authorities: tuple[DeclaredAuthority, ...] = ()
+    profiles: tuple[dict[str, Any], ...] = ()
+    channels: tuple[Channel, ...] = ()
+    credentials: tuple[DeclaredCredential, ...] = ()
+
+
+class Declaration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What there shall be."""
+
+    document: dict[str, Any]
+    """``authorities``, ``profiles``, ``channels`` and ``credentials``, each a list of tables."""
+    dry_run: bool = False
+    """Say what would become of it, and change nothing."""
+
+
+class ShownOnce(msgspec.Struct, frozen=True):
+    """A secret that was made; it is not shown again."""
+
+    id: str
+    kind: str
+    secret: str
+    """base64url without padding, as clients want it (RFC 8555 section 7.3.4)."""
+    channel: str
+    names: tuple[str, ...]
+    preauthorized: bool
+    expires: datetime | None
+
+
+class Applied(msgspec.Struct, frozen=True):
+    """What became of a declaration."""
+
+    dry_run: bool
+    changes: tuple[Change, ...]
+    secrets: tuple[ShownOnce, ...] = ()
+
+
+class _DryRun(Exception):
+    """Rolls the unit back."""
+
+
+@route(
+    "POST",
+    "/declarations",
+    permission=Authenticated("each thing that is declared takes the permission to write such things"),
+    summary="Apply a declaration",
+    body=Declaration,
+    answers={200: Applied},
+    problems=(CONFLICT, INVALID),
+    tag="declarations",
+)
+async def apply(call: Call[None, None, Declaration]) -> Answer:
+    """Makes and changes what is declared, all of it or nothing; what is not mentioned stays as it is."""
+    services = call.services
+    document, profiles = read_document(call.body.document)
+    _check_permissions(call, document, profiles)
+    await services.refresh()
+    _check(services, document, profiles)
+    new_cas = {} if call.body.dry_run else await _make_cas(services, document)
+    seen: list[Change] = []
+
+    def unit(tx: Tx) -> Answer:
+        seen.clear()
+        applied = _put(tx, services, document, profiles, new_cas, call.origin)
+        if call.body.dry_run:
+            seen.extend(applied.changes)
+            raise _DryRun
+        return Answer(applied)
+
+    try:
+        answer = await call.create(unit)
+    except _DryRun:
+        return Answer(Applied(True, tuple(seen)))
+    await services.refresh()
+    return answer
+
+
+def read_document(tree: dict[str, Any]) -> tuple[Document, list[Profile]]:
+    """A document, and its profiles. Raises ``Problem`` with the place of what is wrong."""
+    try:
+        document = msgspec.convert(tree, Document, strict=False)
+    except msgspec.ValidationError as error:
+        raise Problem(INVALID, str(error)) from None
+    return document, [
+        edits.read_profile(table, f"$.profiles[{i}]") for i, table in enumerate(document.profiles)
+    ]
+
+
+def _check_permissions(call: Call[Any, Any, Any], document: Document, profiles: Sequence[Profile]) -> None:
+    """Before anything is said about what is there. Raises ``Problem``."""
+    if document.authorities:
+        call.allow("authority.write")
+    for profile in profiles:
+        call.allow("profile.write", Thing(profile=profile.name))
+    for channel in document.channels:
+        call.allow("channel.write", Thing(channel=f"acme/{channel.name}"))
+    for credential in document.credentials:
+        call.allow("credential.write", Thing(owner="", team="", channel=f"acme/{credential.channel}"))
+
+
+def _check(services: Services, document: Document, profiles: Sequence[Profile]) -> None:
+    """Raises ``Problem`` for what refers to nothing, or could not work."""
+    for kind, names in (
+        ("authorities", [a.name for a in document.authorities]),
+        ("profiles", [p.name for p in profiles]),
+        ("channels", [c.name for c in document.channels]),
+        ("credentials", [c.id for c in document.credentials]),
+    ):
+        twice = {name for name in names if names.count(name) > 1}
+        if twice:
+            raise Problem(INVALID, f"{kind} declares {sorted(twice)[0]!r} twice")
+    authorities = {row.name for row in services.books.authority_rows()}
+    for i, authority in enumerate(document.authorities):
+        edits.read_subject(authority, f"$.authorities[{i}]")
+        if authority.issuer is not None and authority.issuer not in authorities:
+            raise edits.invalid(f"there is no authority {authority.issuer!r}", f"$.authorities[{i}].issuer")
+        authorities.add(authority.name)
+    for i, profile in enumerate(profiles):
+        edits.check_profile(profile, authorities, f"$.profiles[{i}]")
+    known = {profile.name for profile in profiles} | services.books.profiles().keys()
+    for i, channel in enumerate(document.channels):
+        edits.check_channel(channel, known, f"$.channels[{i}]")
+    channels = {channel.name for channel in document.channels}
+    for i, credential in enumerate(document.credentials):
+        if credential.channel not in channels and services.books.acme_channel(credential.channel) is None:
+            raise edits.invalid(
+                f"there is no ACME channel {credential.channel!r}", f"$.credentials[{i}].channel"
+            )
+        _check_names(credential, f"$.credentials[{i}]")
+
+
+def _check_names(credential: DeclaredCredential, path: str) -> None:
+    for i, name in enumerate(credential.names):
+        try:
+            check_pattern(name)
+        except PatternError as error:
+            raise edits.invalid(str(error), f"{path}.names[{i}]") from None
+    if credential.preauthorized and not credential.names:
+        raise edits.invalid("a credential that pre-authorizes must say for which names", f"{path}.names")
+
+
+async def _make_cas(services: Services, document: Document) -> dict[str, NewCA]:
+    """The CAs that are not there yet, made outside the unit: keys take their time."""
+    made: dict[str, NewCA] = {}
+    there = {row.name for row in services.books.authority_rows()}
+    for i, declared in enumerate(document.authorities):
+        if declared.name not in there:
+            above = made.get(declared.issuer or "")
+            made[declared.name] = await edits.make_ca(services, declared, above, f"$.authorities[{i}]")
+    return made
+
+
+def _put(
+    tx: Tx,
+    services: Services,
+    document: Document,
+    profiles: Sequence[Profile],
+    new_cas: dict[str, NewCA],
+    origin: Origin,
+) -> Applied:
+    changes: list[Change] = []
+    secrets: list[ShownOnce] = []
+    for authority in document.authorities:
+        ca = new_cas.get(authority.name)
+        changes.append(edits.put_authority(tx, services, authority, ca, origin))
+    for profile in profiles:
+        changes.append(edits.put_profile(tx, services, profile, origin)[0])
+    for channel in document.channels:
+        changes.append(edits.put_channel(tx, services, channel, origin))
+    for credential in document.credentials:
+        changes.append(_put_credential(tx, services, credential, secrets, origin))
+    if any(change.change != "unchanged" for change in changes):
+        configuration.touch(tx)
+    return Applied(False, tuple(changes), tuple(secrets))
+
+
+def _put_credential(
+    tx: Tx, services: Services, declared: DeclaredCredential, secrets: list[ShownOnce], origin: Origin
+) -> Change:
+    expires = None if declared.expires is None else int(declared.expires.timestamp())
+    stored = credential_statements.get(tx, declared.id)
+    try:
+        if stored is None:
+            made = services.credentials.create_eab(
+                tx,
+                id=declared.id,
+                channel=declared.channel,
+                names=declared.names,
+                preauthorized=declared.preauthorized,
+                uses=declared.uses,
+                expires=expires,
+                origin=origin,
+            )
+            secrets.append(shown_once(made, declared.channel, expires))
+            return Change("credential", declared.id, "created", (f"channel {declared.channel}",))
+        if stored.kind != "acme-eab" or stored.channel != declared.channel or stored.revoked is not None:
+            raise Problem(
+                CONFLICT, f"credential {declared.id!r} exists and is of another kind or channel, or revoked"
+            )
+        was = {"names": stored.names, "preauthorized": stored.preauthorized, "expires": stored.expires}
+        now = {"names": declared.names, "preauthorized": declared.preauthorized, "expires": expires}
+        if was == now:
+            return Change("credential", declared.id, "unchanged")
+        terms = Terms(
+            label=stored.label,
+            names=declared.names,
+            profiles=stored.profiles,
+            preauthorized=declared.preauthorized,
+            uses=stored.uses_left,
+            expires=expires,
+            team=stored.team,
+        )
+        services.credentials.change(tx, stored, terms, origin)
+    except CredentialError as error:
+        raise Problem(INVALID, f"credential {declared.id!r}: {error}") from None
+    return Change("credential", declared.id, "changed", edits.differences(_encode(was), _encode(now)))
+
+
+def shown_once(eab: EABCredential, channel: str, expires: int | None = None) -> ShownOnce:
+    """A binding key as clients want it."""
+    return ShownOnce(
+        id=eab.id,
+        kind="acme-eab",
+        secret=urlsafe_b64encode(eab.mac_key).rstrip(b"=").decode(),
+        channel=channel,
+        names=eab.names,
+        preauthorized=eab.preauthorized,
+        expires=at_or_none(expires),
+    )
