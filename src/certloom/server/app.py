@@ -26,6 +26,9 @@ from certloom.audit import chain
 from certloom.audit.forwarding import Forwarder
 from certloom.authorities.serials import burn_abandoned
 from certloom.clock import Clock
+from certloom.console import Console
+from certloom.console.app import Parts as ConsoleParts
+from certloom.identity.ratelimit import Limit
 from certloom.protocols.acme.routes import ACMEApp
 from certloom.protocols.acme.service import ACMEService
 from certloom.server.admin import AdminApp
@@ -77,8 +80,19 @@ class Application:
         self._has_tls = not sockets.keys().isdisjoint(("https", "https_client"))
         self.metrics = Metrics(rooms, self.connections)
         pages = Pages(rooms, Doctor(rooms, self.metrics, lambda: not self._stop.is_set()))
-        api = API(services(rooms, self.metrics.render))
-        everything = below("/acme/", acme, below("/api/", api, pages))
+        parts = services(rooms, self.metrics.render)
+        api = API(parts)
+        console = Console(
+            ConsoleParts(
+                store=rooms.store,
+                approvals=rooms.approvals,
+                authentication=parts.authentication,
+                logins=rooms.logins,
+                oidc=rooms.oidc,
+                visits=Limit("visits", rooms.settings.api.requests_per_minute, rooms.clock),
+            )
+        )
+        everything = below("/acme/", acme, below("/api/", api, below("/console/", console, pages)))
         admin = AdminApp(rooms, below("/api/", api, pages))
         seen = rooms.origins
         apps: dict[str, tuple[ASGIApp, str, bool]] = {
