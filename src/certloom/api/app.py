@@ -8,6 +8,7 @@ ask the handler. Whatever goes wrong on the way becomes a problem document here.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
+from time import perf_counter
 from typing import Any
 
 import structlog
@@ -55,6 +56,27 @@ class API:
         self._addresses = Limit("address", settings.requests_per_minute, clock)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        began, status = perf_counter(), 0
+
+        async def noted(message: Any) -> None:
+            nonlocal status
+            status = message.get("status", status)
+            await send(message)
+
+        try:
+            await self._serve(scope, receive, noted)
+        finally:
+            _log.info(
+                "api.call",
+                trace=_trace(scope),
+                method=scope["method"],
+                route=scope.get("certloom.route", ""),
+                status=status,
+                ms=round((perf_counter() - began) * 1000, 1),
+                principal=scope.get("certloom.actor", "nobody"),
+            )
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         more: list[Header] = [_NO_SNIFF]
         is_head = scope["method"] == "HEAD"
         try:
@@ -85,9 +107,11 @@ class API:
         raw_query: str = scope["query_string"].decode("latin-1")
         bound, segments = self._matcher.find(method, raw_path)
         route = bound.route
+        scope["certloom.route"] = route.template
         headers = _headers(scope)
         address = _address(scope)
         principal = await self._principal(route, scope, headers, address, more)
+        scope["certloom.actor"] = principal.actor if principal is not NOBODY else "nobody"
         _check_permission(route, principal)
         body = await _body(receive)
         origin = Origin(principal.actor if principal is not NOBODY else "nobody", address, _trace(scope))
