@@ -86,8 +86,8 @@ def parse_rule(data: Mapping[str, Any] | str | bytes) -> Rule:
     try:
         rule = msgspec.convert(plain, Rule)
     except msgspec.ValidationError as error:
-        message, _, path = str(error).rpartition(" - at `")
-        raise RuleError(path.rstrip("`") or "$", message or str(error)) from None
+        message, at, path = str(error).rpartition(" - at `")
+        raise RuleError(path.rstrip("`") if at else "$", message if at else str(error)) from None
     check_rule(rule)
     return rule
 
