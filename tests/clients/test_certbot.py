@@ -31,7 +31,9 @@ class Certbot:
             [TOOLS / "certbot/bin/certbot", *arguments, *self._folders], env=self._env, timeout=timeout
         )
 
-    def obtain(self, *names: str, challenge: str = "http-01", ip: bool = False) -> Obtained:
+    def obtain(
+        self, *names: str, challenge: str = "http-01", ip: bool = False, more: tuple[str, ...] = ()
+    ) -> Obtained:
         arguments: list[str | Path] = [
             *("certonly", "-n", "--agree-tos", "--register-unsafely-without-email"),
             *("--server", self._target.directory, "--cert-name", "it", "--preferred-challenges", challenge),
@@ -48,7 +50,7 @@ class Certbot:
             begin = self._lab.hook(self._folder, "begin", f'set_txt {value} "$CERTBOT_VALIDATION"\n')
             end = self._lab.hook(self._folder, "end", f"clear_txt {value}\n")
             arguments += ["--manual", "--manual-auth-hook", begin, "--manual-cleanup-hook", end]
-        self.certbot(*arguments)
+        self.certbot(*arguments, *more)
         self._names = names
         return self.obtained()
 
