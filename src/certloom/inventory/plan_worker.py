@@ -51,6 +51,8 @@ class Answered(msgspec.Struct, frozen=True):
 
     needs_history: bool
     needs_subject: bool
+    needs_count: bool
+    """Whether some rule may look at how many valid certificates there are for a name."""
 
 
 class Chunk(msgspec.Struct, frozen=True):
@@ -110,7 +112,8 @@ class Judge:
             for profile, version in ((parse_profile(body), version) for body, version in task.versions)
         }
         self._planner = Planner(_terms(task.before), _terms(task.after), versions, task.now)
-        self.answer = Answered(self._planner.needs_history, self._planner.needs_subject)
+        counted = any("valid" in body for terms in (task.before, task.after) for body, _ in terms.rules)
+        self.answer = Answered(self._planner.needs_history, self._planner.needs_subject, counted)
 
     def judge(self, chunk: Chunk) -> Judged:
         """Compare each certificate's today and tomorrow."""

@@ -161,7 +161,9 @@ def _read(dialect: str, after: int, needs: Answered, now: int, tx: Tx) -> statem
         return chunk
     names = {name for row in _names(chunk.certificates) for name in row[4]}
     keys = msgspec.json.encode([key_of(as_identifier(name)) for name in names]).decode()
-    return msgspec.structs.replace(chunk, histories=statements.histories(tx, dialect, keys, now))
+    return msgspec.structs.replace(
+        chunk, histories=statements.histories(tx, dialect, keys, now, counted=needs.needs_count)
+    )
 
 
 async def _send(process: asyncio.subprocess.Process, message: bytes) -> None:

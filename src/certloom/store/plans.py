@@ -57,16 +57,19 @@ def chunk(tx: Tx, dialect: str, after: int, limit: int, now: int, *, subjects: b
     return Chunk(int(row[0]), int(row[1]), row[2] or "[]")
 
 
-def histories(tx: Tx, dialect: str, keys: str, now: int) -> str:
-    """What ``history.of_name`` would say of names by their keys (a JSON list), as a JSON list."""
+def histories(tx: Tx, dialect: str, keys: str, now: int, *, counted: bool) -> str:
+    """What ``history.of_name`` would say of names by their keys (a JSON list), as a JSON list.
+
+    Valid certificates are only ``counted`` where that is asked; else there are 0.
+    """
     # A subquery for each certificate, since joined PostgreSQL may walk all that are in use, for each name.
-    fields = (
-        "n.key, (SELECT coalesce(sum((SELECT CASE WHEN o.not_after >= ? AND o.revoked IS NULL"
+    valid = (
+        "(SELECT coalesce(sum((SELECT CASE WHEN o.not_after >= ? AND o.revoked IS NULL"
         " AND o.replaced_by IS NULL THEN 1 ELSE 0 END FROM certificates o WHERE o.id = w.certificate_id)), 0)"
         " FROM (SELECT v.certificate_id FROM certificate_names v WHERE v.key = n.key"
-        " ORDER BY v.certificate_id DESC LIMIT 1000) AS w),"
-        " c.team, c.owner, c.requester, c.profile, c.issued"
+        " ORDER BY v.certificate_id DESC LIMIT 1000) AS w)"
     )
+    fields = f"n.key, {valid if counted else '0'}, c.team, c.owner, c.requester, c.profile, c.issued"
     gather = _DIALECTS[dialect][0].format(fields=fields)
     text, each = (
         ("", "json_each(?)") if dialect == "sqlite" else ("::text", "json_array_elements_text(?::json)")
@@ -75,6 +78,6 @@ def histories(tx: Tx, dialect: str, keys: str, now: int) -> str:
         f"SELECT ({gather}){text} FROM (SELECT k.value AS key, (SELECT max(a.certificate_id)"
         f" FROM certificate_names a WHERE a.key = k.value) AS newest FROM {each} AS k) AS n"
         " JOIN certificates c ON c.id = n.newest",
-        (now, keys),
+        (now, keys) if counted else (keys,),
     )
     return (row[0] if row else None) or "[]"
