@@ -9,8 +9,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from certloom.api.declarations import Document
 from certloom.policy.profiles import parse_profile
-from certloom.server.operations.apply import Document
+from certloom.policy.rules import parse_rule
 from certloom.settings import parse
 
 _TOP = Path(__file__).parents[1]
@@ -33,6 +34,8 @@ def test_an_example_in_toml_is_good_settings_or_a_good_declaration(block: str) -
     document = msgspec.convert(table, Document)
     for profile in document.profiles:
         parse_profile(profile)
+    for rule in document.rules:
+        parse_rule(rule)
 
 
 def test_links_between_pages_lead_to_pages() -> None:
