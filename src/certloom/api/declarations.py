@@ -17,16 +17,20 @@ from certloom.api import edits
 from certloom.api.edits import Change, DeclaredAuthority
 from certloom.api.problems import CONFLICT, INVALID, Problem
 from certloom.api.routing import Answer, Authenticated, Call, Name, Time, at_or_none, route
+from certloom.api.rules import checked_all
 from certloom.api.services import Services
 from certloom.audit import Origin
 from certloom.authorities.creation import NewCA
+from certloom.enrollment import rulebook
 from certloom.identity.credentials import CredentialError, EABCredential, Terms
 from certloom.identity.principals import Thing
 from certloom.policy.channels import Channel
 from certloom.policy.name_rules import PatternError, check_pattern
 from certloom.policy.profiles import Profile
+from certloom.policy.rules import Rule
 from certloom.store import configuration
 from certloom.store import credentials as credential_statements
+from certloom.store import rules as rule_statements
 from certloom.store.base import Tx
 
 _encode = msgspec.json.Encoder(order="deterministic").encode
@@ -51,6 +55,7 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     authorities: tuple[DeclaredAuthority, ...] = ()
     profiles: tuple[dict[str, Any], ...] = ()
+    rules: tuple[dict[str, Any], ...] = ()
     channels: tuple[Channel, ...] = ()
     credentials: tuple[DeclaredCredential, ...] = ()
 
@@ -59,7 +64,7 @@ class Declaration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     """What there shall be."""
 
     document: dict[str, Any]
-    """``authorities``, ``profiles``, ``channels`` and ``credentials``, each a list of tables."""
+    """``authorities``, ``profiles``, ``rules``, ``channels`` and ``credentials``, each a list of tables."""
     dry_run: bool = False
     """Say what would become of it, and change nothing."""
 
@@ -106,12 +111,13 @@ async def apply(call: Call[None, None, Declaration]) -> Answer:
     _check_permissions(call, document, profiles)
     await services.refresh()
     _check(services, document, profiles)
+    rules = await checked_all(document.rules, "$.rules")
     new_cas = {} if call.body.dry_run else await _make_cas(services, document)
     seen: list[Change] = []
 
     def unit(tx: Tx) -> Answer:
         seen.clear()
-        applied = _put(tx, services, document, profiles, new_cas, call.origin)
+        applied = _put(tx, services, document, profiles, rules, new_cas, call.origin)
         if call.body.dry_run:
             seen.extend(applied.changes)
             raise _DryRun
@@ -142,6 +148,8 @@ def _check_permissions(call: Call[Any, Any, Any], document: Document, profiles: 
         call.allow("authority.write")
     for profile in profiles:
         call.allow("profile.write", Thing(profile=profile.name))
+    if document.rules:
+        call.allow("rule.write")
     for channel in document.channels:
         call.allow("channel.write", Thing(channel=f"acme/{channel.name}"))
     for credential in document.credentials:
@@ -205,6 +213,7 @@ def _put(
     services: Services,
     document: Document,
     profiles: Sequence[Profile],
+    rules: Sequence[Rule],
     new_cas: dict[str, NewCA],
     origin: Origin,
 ) -> Applied:
@@ -215,6 +224,8 @@ def _put(
         changes.append(edits.put_authority(tx, services, authority, ca, origin))
     for profile in profiles:
         changes.append(edits.put_profile(tx, services, profile, origin)[0])
+    for rule in rules:
+        changes.append(_put_rule(tx, services, rule, origin))
     for channel in document.channels:
         changes.append(edits.put_channel(tx, services, channel, origin))
     for credential in document.credentials:
@@ -222,6 +233,20 @@ def _put(
     if any(change.change != "unchanged" for change in changes):
         configuration.touch(tx)
     return Applied(False, tuple(changes), tuple(secrets))
+
+
+def _put_rule(tx: Tx, services: Services, rule: Rule, origin: Origin) -> Change:
+    known = rule_statements.newest(tx, rule.name)
+    try:
+        made, new = rulebook.put(tx, services.clock, rule, origin)
+    except rulebook.TooManyRules as error:
+        raise Problem(CONFLICT, str(error)) from None
+    version = f"version {made.version}"
+    if not new:
+        return Change("rule", rule.name, "unchanged", (version,))
+    if known is None or known.removed:
+        return Change("rule", rule.name, "created", (version,))
+    return Change("rule", rule.name, "changed", (version, *edits.differences(known.body, made.body)))
 
 
 def _put_credential(
