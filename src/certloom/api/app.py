@@ -27,7 +27,8 @@ from certloom.audit import Origin
 from certloom.enrollment.books import UnknownName
 from certloom.enrollment.errors import EnrollmentError, Unavailable, Waiting
 from certloom.identity.principals import Principal
-from certloom.identity.ratelimit import Limit, Quota, network
+from certloom.identity.ratelimit import Limit, Quota
+from certloom.identity.throttle import address_group
 from certloom.store.base import Conflict, StoreError
 
 Scope = Any
@@ -141,10 +142,10 @@ class API:
     ) -> Principal:
         """Who asks, counted. What many wrong guesses cost is bounded; what is right is let through."""
         if isinstance(route.permission, Public) and scope["method"] not in _SAFE:
-            _within(self.services.failures.look(network(address)), more)
+            _within(self.services.failures.look(address_group(address)), more)
         principal = await authenticate(self.services.authentication, route, scope, headers)
         if principal is NOBODY:
-            _within(self._addresses.take(network(address)), more)
+            _within(self._addresses.take(address_group(address)), more)
         elif principal.kind != "local":
             _within(self._principals.take(principal.actor), more)
         return principal
@@ -204,7 +205,7 @@ class API:
     def _count_failure(self, problem: Problem, scope: Scope, more: list[Header]) -> Problem:
         """A guess that was wrong, of a token or a password, counts against its address."""
         try:
-            _within(self.services.failures.take(network(_address(scope))), more)
+            _within(self.services.failures.take(address_group(_address(scope))), more)
         except Problem as too_many:
             return too_many
         return problem

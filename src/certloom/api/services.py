@@ -71,5 +71,8 @@ class Services:
     cursors: Cursors
     refresh: Callable[[], Awaitable[bool]]
     """Take up changes of the configuration; answers whether there were any."""
-    backup: Callable[[str], Awaitable[msgspec.Struct]]
-    """Write a backup to an absolute path; answers its manifest. Raises ``Problem``."""
+    backup: Callable[[str, bool], Awaitable[tuple[str, msgspec.Struct]]]
+    """Write a backup; answers its path and its manifest. Raises ``Problem``.
+
+    With True to an absolute path, otherwise to a file of that name in the data directory.
+    """

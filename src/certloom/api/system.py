@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
 from certloom import __version__
 from certloom.api.problems import CONFLICT, INVALID
-from certloom.api.routing import Answer, Authenticated, Call, Public, at, route
+from certloom.api.routing import Answer, Call, Public, at, route
 from certloom.audit import record
 from certloom.store import configuration
 from certloom.store import jobs as job_statements
@@ -57,8 +57,9 @@ class Status(msgspec.Struct, frozen=True):
 class BackupRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where a backup shall be."""
 
-    path: str
-    """A file that does not exist yet, on the server: an absolute path."""
+    path: Annotated[str, msgspec.Meta(min_length=1, max_length=1024)]
+    """A file that does not exist yet, on the server: through the admin socket an absolute path, otherwise the
+    name of a file in ``backups`` in the data directory."""
 
 
 class Backup(msgspec.Struct, frozen=True):
@@ -67,17 +68,6 @@ class Backup(msgspec.Struct, frozen=True):
     path: str
     manifest: dict[str, Any]
     """What is in it, with SHA-256 sums."""
-
-
-class Me(msgspec.Struct, frozen=True):
-    """Who asks, and what they may do somewhere."""
-
-    kind: str
-    id: str
-    name: str
-    owner: str
-    teams: tuple[str, ...]
-    permissions: tuple[str, ...]
 
 
 @route(
@@ -90,23 +80,6 @@ class Me(msgspec.Struct, frozen=True):
 )
 async def version(call: Call[None, None, None]) -> Answer:
     return Answer(Version("Certloom", __version__))
-
-
-@route(
-    "GET",
-    "/me",
-    permission=Authenticated("it tells who asks about themselves"),
-    summary="Show who I am",
-    answers={200: Me},
-    tag="system",
-)
-async def me(call: Call[None, None, None]) -> Answer:
-    """As whom the credentials of this very request act."""
-    from certloom.identity.principals import PERMISSIONS
-
-    who = call.principal
-    permissions = tuple(name for name in PERMISSIONS if who.may_somewhere(name))
-    return Answer(Me(who.kind, who.id, who.name, who.owner, who.teams, permissions))
 
 
 @route(
@@ -154,8 +127,8 @@ async def status(call: Call[None, None, None]) -> Answer:
 async def backup(call: Call[None, None, BackupRequest]) -> Answer:
     """The database as of one moment and the data key, in one file on the server, while everything goes on."""
     call.allow("system.backup")
-    services, path = call.services, call.body.path
-    manifest = await services.backup(path)
+    services = call.services
+    path, manifest = await services.backup(call.body.path, call.principal.kind == "local")
     answer = Answer(Backup(path, msgspec.to_builtins(manifest)), 201)
 
     def unit(tx: Tx) -> Answer:

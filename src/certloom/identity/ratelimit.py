@@ -7,8 +7,6 @@ for themselves.
 
 from __future__ import annotations
 
-import ipaddress
-
 import msgspec
 
 from certloom.clock import Clock
@@ -69,16 +67,3 @@ class Limit:
             counts[who] = used
         allowed = used <= self._quota if more else used < self._quota
         return Quota(self._policy, allowed, self._quota, max(0, self._quota - used), WINDOW - past)
-
-
-def network(address: str) -> str:
-    """What counts as one address: IPv6 hosts have 2**64 of them to choose from."""
-    if ":" not in address:
-        return address
-    try:
-        parsed = ipaddress.IPv6Address(address.partition("%")[0])
-    except ValueError:
-        return address
-    if parsed.ipv4_mapped is not None:
-        return str(parsed.ipv4_mapped)
-    return parsed.packed[:8].hex()

@@ -18,12 +18,10 @@ from certloom.server.rooms import Rooms
 def services(rooms: Rooms, metrics: Callable[[str], Awaitable[tuple[bytes, str]]] | None = None) -> Services:
     """Everything handlers use, out of opened rooms."""
 
-    async def backup(path: str) -> Manifest:
-        target = Path(path)
-        if not target.is_absolute():
-            raise Problem(INVALID, "the path must be absolute: the server's directory is not yours")
+    async def backup(name: str, anywhere: bool) -> tuple[str, Manifest]:
+        target = _backup_file(rooms, name, anywhere)
         try:
-            return await make_backup(rooms, target)
+            return str(target), await make_backup(rooms, target)
         except BackupError as error:
             raise Problem(CONFLICT, str(error)) from error
 
@@ -55,3 +53,22 @@ def services(rooms: Rooms, metrics: Callable[[str], Awaitable[tuple[bytes, str]]
         refresh=rooms.refresh,
         backup=backup,
     )
+
+
+def _backup_file(rooms: Rooms, name: str, anywhere: bool) -> Path:
+    """Where a backup goes. Raises ``Problem``.
+
+    Whoever may only make backups must not choose where on the server files come into being.
+    """
+    if "\0" in name or not name:
+        raise Problem(INVALID, "that is no file's name")
+    target = Path(name)
+    if anywhere:
+        if not target.is_absolute():
+            raise Problem(INVALID, "the path must be absolute: the server's directory is not yours")
+        return target
+    if target.name != name or name.startswith("."):
+        raise Problem(INVALID, "only the local operator says where; name a file, for the data directory")
+    folder = rooms.data_dir.path / "backups"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder / name
