@@ -190,12 +190,13 @@ def test_a_plan_tells_what_would_change_and_changes_nothing(
             assert shown(await client(AUDITOR, "POST", "/plans", asked))["summary"]["after"]["ask"] == 2
             gone = shown(await client(AUDITOR, "POST", "/plans", {"remove": {"profiles": ["free"]}}))
             assert gone["summary"]["reasons"] == {"profile-gone": 2}
-            for wrong in (
+            bad: tuple[dict[str, Any], ...] = (
                 {"remove": {"rules": ["none"]}},
                 {"profiles": [{"name": "x"}]},
                 {"rules": [{"name": "x"}]},
                 {"authorities": [{}]},
-            ):
+            )
+            for wrong in bad:
                 assert (await client(AUDITOR, "POST", "/plans", wrong)).status == 422
             assert await client.count("rules") == 0
             assert await client.count("events") == events

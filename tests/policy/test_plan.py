@@ -10,8 +10,9 @@ from certloom.pki.identifiers import Identifier
 from certloom.policy.decisions import NameHistory
 from certloom.policy.plan import Finding, Held, Planner, Terms
 from certloom.policy.profiles import Profile
+from certloom.policy.rules import parse_rule
 from tests.policy.asks import DAY, NOW, dns, profile
-from tests.policy.test_rules import NO_SHORT_RSA, OTHER_TEAM, parse_rule, rule
+from tests.policy.test_rules import NO_SHORT_RSA, OTHER_TEAM, rule
 
 END = NOW + 1000 * DAY
 
