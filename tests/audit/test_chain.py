@@ -7,9 +7,10 @@ import threading
 
 import pytest
 
-from certloom.audit import SYSTEM, Origin, link, prune, record, verify
+from certloom.audit import SYSTEM, Checkpoints, Origin, link, prune, record, verify
 from certloom.audit.chain import digest
 from certloom.clock import ManualClock
+from certloom.secrets import DataKey
 from certloom.store import Store, Tx, open_store
 from tests.conftest import run
 
@@ -325,5 +326,30 @@ def test_an_event_committed_late_is_linked_behind_those_with_higher_ids(
             assert (await verify(store)).intact
         finally:
             await store.close()
+
+    run(go())
+
+
+def test_the_chain_holds_while_many_write_link_sign_and_verify_at_once(
+    store: Store, clock: ManualClock
+) -> None:
+    async def go() -> None:
+        checkpoints = Checkpoints(store, clock, DataKey(bytes(32)))
+
+        async def write() -> None:
+            for _ in range(20):
+                await _record(store, 5)
+
+        async def link_and_sign() -> None:
+            for _ in range(20):
+                await link(store)
+                await checkpoints.keep()
+                assert (await verify(store)).intact
+
+        await asyncio.gather(*(write() for _ in range(6)), link_and_sign(), link_and_sign())
+        await link(store)
+        verdict = await verify(store, await checkpoints.make())
+        assert verdict.intact
+        assert (verdict.checked, verdict.unprovable) == (600, 0)
 
     run(go())

@@ -100,7 +100,7 @@ async def verify(
         if rewritten is not None and not faults:
             faults.append(rewritten)
         faults += await store.read(_outside)
-        faults += await store.read(lambda tx: _signatures(tx, known))
+        faults += await store.read(_signatures)
     if faults:
         faults = await store.read(lambda tx: _explain(tx, faults))
     return Verdict(
@@ -243,9 +243,11 @@ def _outside(tx: Tx) -> list[Fault]:
     return found
 
 
-def _signatures(tx: Tx, known: _Known) -> list[Fault]:
-    """Whether the newest of the database's own checkpoints are what its key signed."""
+def _signatures(tx: Tx) -> list[Fault]:
+    """Whether the newest of the database's own checkpoints are what its key signed, and of what there is."""
     found = []
+    known = _known(tx)  # since the walk began the chain may have moved and been signed
+    head = known.head
     for own in statements.newest(tx, _SIGNATURES):
         try:
             if known.public_key is None or known.log is None:
@@ -253,11 +255,9 @@ def _signatures(tx: Tx, known: _Known) -> list[Fault]:
             checkpoints.check(checkpoints.shown(own, known.log), known.public_key)
         except CheckpointError as error:
             found.append(Fault(own.sequence, "changed", f"the checkpoint kept of this event: {error}"))
-        if own.sequence > known.head.sequence and not found:
-            detail = (
-                f"a checkpoint is kept of event {own.sequence}, but the log ends at {known.head.sequence}"
-            )
-            found.append(Fault(known.head.sequence + 1, "truncated", detail))
+        if own.sequence > head.sequence and not found:
+            detail = f"a checkpoint is kept of event {own.sequence}, but the log ends at {head.sequence}"
+            found.append(Fault(head.sequence + 1, "truncated", detail))
     return found[:1]
 
 

@@ -131,6 +131,8 @@ class Revoker:
             {
                 "authority": was.authority,
                 "serial": was.serial.hex(),
+                "profile": was.profile,
+                "protocol": was.channel.partition("/")[0],
                 **(data or {}),
                 "before": _revocation(was),
                 "after": _revocation(now),

@@ -241,7 +241,10 @@ async def _update(
             "acme-account.updated",
             f"acme-account:{was.id}",
             x.origin(was.id),
-            {"contact": contact, "terms": terms},
+            {
+                "before": {"contact": was.contact, "terms": was.terms},
+                "after": {"contact": contact, "terms": terms},
+            },
         )
 
     await service.store.write(unit)
@@ -280,7 +283,7 @@ async def key_change(service: ACMEService, x: Exchange) -> Answer:
             "acme-account.rekeyed",
             f"acme-account:{was.id}",
             x.origin(was.id),
-            {"old": signed.key.thumbprint_text, "new": new.thumbprint_text},
+            {"before": {"key": signed.key.thumbprint_text}, "after": {"key": new.thumbprint_text}},
         )
         return True
 
