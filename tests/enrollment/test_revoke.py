@@ -251,3 +251,67 @@ def test_a_crl_that_was_begun_earlier_does_not_replace_one_that_knows_more(
 async def is_listed(c: Core, row: StoredCertificate) -> bool:
     parsed = x509.load_der_x509_crl((await published(c, "issuing", row.crl_shard)).der)
     return parsed.get_revoked_certificate_by_serial_number(int.from_bytes(row.serial, "big")) is not None
+
+
+def test_a_hold_is_on_the_crl_until_it_is_released(store: Store, clock: ManualClock) -> None:
+    async def scenario() -> None:
+        async with core(store, clock) as c:
+            await c.runner.start()
+            row = await certificate_of(c, (await c.enrollment.submit(ask())).certificate_id)
+            serial = int.from_bytes(row.serial, "big")
+
+            async def listed() -> x509.RevokedCertificate | None:
+                for _ in range(250):
+                    open_jobs = await store.read(
+                        lambda tx: tx.all("SELECT id FROM jobs WHERE state IN ('waiting', 'running')")
+                    )
+                    if not open_jobs:
+                        break
+                    await asyncio.sleep(0.02)
+                crl = x509.load_der_x509_crl((await published(c, "issuing", row.crl_shard)).der)
+                return crl.get_revoked_certificate_by_serial_number(serial)
+
+            held = await c.revoker.hold(row.id, ALICE)
+            assert (held.revoked, held.revocation_reason) == (clock.now(), 6)
+            entry = await listed()
+            assert entry is not None
+            reason = entry.extensions.get_extension_for_class(x509.CRLReason).value.reason
+            assert reason is x509.ReasonFlags.certificate_hold
+            with pytest.raises(Refused, match="already revoked or on hold"):
+                await c.revoker.hold(row.id, ALICE)
+
+            released = await c.revoker.release(row.id, ALICE)
+            assert (released.revoked, released.revocation_reason) == (None, None)
+            assert await listed() is None
+            with pytest.raises(Refused, match="not on hold"):
+                await c.revoker.release(row.id, ALICE)
+            kinds = await store.read(lambda tx: tx.all("SELECT kind FROM events ORDER BY id"))
+            assert [k for (k,) in kinds if k.startswith("certificate")] == [
+                "certificate.issued",
+                "certificate.held",
+                "certificate.released",
+            ]
+            await c.runner.stop()
+
+    run(scenario())
+
+
+def test_what_is_on_hold_can_be_revoked_for_good_as_of_when_the_hold_began(
+    store: Store, clock: ManualClock
+) -> None:
+    async def scenario() -> None:
+        async with core(store, clock) as c:
+            row = await certificate_of(c, (await c.enrollment.submit(ask())).certificate_id)
+            held = await c.revoker.hold(row.id, ALICE)
+            clock.advance(3600)
+            revoked = await c.revoker.revoke(row.id, 1, ALICE)
+            assert (revoked.revoked, revoked.revocation_reason) == (held.revoked, 1)
+            assert await store.read(lambda tx: certificates.is_blocked(tx, row.spki_sha256))
+            with pytest.raises(Refused, match="not on hold"):
+                await c.revoker.release(row.id, ALICE)
+            with pytest.raises(Refused, match="already revoked"):
+                await c.revoker.revoke(row.id, 4, ALICE)
+            with pytest.raises(Refused, match="already revoked"):
+                await c.revoker.hold(row.id, ALICE)
+
+    run(scenario())

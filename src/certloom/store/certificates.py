@@ -254,6 +254,12 @@ def is_blocked(tx: Tx, spki_sha256: bytes) -> bool:
     return tx.one("SELECT 1 FROM blocked_keys WHERE spki_sha256 = ?", (spki_sha256,)) is not None
 
 
+def blocked_key(tx: Tx, spki_sha256: bytes) -> tuple[str, int] | None:
+    """Why and since when a key is on the blocklist."""
+    row = tx.one("SELECT why, created FROM blocked_keys WHERE spki_sha256 = ?", (spki_sha256,))
+    return None if row is None else (row[0], row[1])
+
+
 def block_key(tx: Tx, spki_sha256: bytes, why: str, at: int) -> bool:
     """Put a public key on the blocklist; False when it was there."""
     return (
