@@ -45,12 +45,23 @@ class Client:
             headers[name.lower()] = value
         status = int(lines[0].split(" ")[1])
         assert lines[0].startswith("HTTP/1.1 ")
-        assert "transfer-encoding" not in headers
         body = b""
+        if "transfer-encoding" in headers and not head:
+            return status, headers, await self._chunked()
         if status not in (100, 204, 304):
             length = int(headers["content-length"])
             body = b"" if head else await asyncio.wait_for(self.reader.readexactly(length), 10)
         return status, headers, body
+
+    async def _chunked(self) -> bytes:
+        body = b""
+        while True:
+            size = int((await asyncio.wait_for(self.reader.readuntil(b"\r\n"), 10)).strip(), 16)
+            piece = await asyncio.wait_for(self.reader.readexactly(size + 2), 10)
+            assert piece.endswith(b"\r\n")
+            if not size:
+                return body
+            body += piece[:-2]
 
     async def closed(self, seconds: float = 10) -> bytes:
         """Wait for the server to close; what it still sent."""

@@ -523,3 +523,62 @@ def test_receive_tells_an_application_that_its_client_has_gone() -> None:
             await asyncio.wait_for(told.wait(), 2)
 
     run(main())
+
+
+def _endless(gate: asyncio.Event) -> Any:
+    async def pieces(scope: Any, receive: Any, send: Any) -> None:
+        headers = [(b"transfer-encoding", b"chunked")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"one\n", "more_body": True})
+        await gate.wait()
+        await send({"type": "http.response.body", "body": b"", "more_body": True})
+        await send({"type": "http.response.body", "body": b"two\n", "more_body": True})
+        if scope["path"] == "/broken":
+            raise RuntimeError("the source dried up")
+        await send({"type": "http.response.body", "body": b""})
+
+    return pieces
+
+
+def test_an_answer_of_unknown_length_leaves_in_chunks_and_the_connection_stays() -> None:
+    async def main() -> None:
+        gate = asyncio.Event()
+        async with listening(_endless(gate)) as server:
+            client = await server.connect()
+            await client.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert b"4\r\none\n\r\n" in await asyncio.wait_for(client.reader.readuntil(b"one\n\r\n"), 10)
+            gate.set()
+            assert await client.reader.readuntil(b"0\r\n\r\n") == b"4\r\ntwo\n\r\n0\r\n\r\n"
+            await client.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            _, headers, body = await client.answer()
+            assert (headers.get("transfer-encoding"), body) == ("chunked", b"one\ntwo\n")
+            assert "content-length" not in headers
+
+    run(main())
+
+
+def test_an_answer_of_unknown_length_to_http_10_ends_with_the_connection() -> None:
+    async def main() -> None:
+        gate = asyncio.Event()
+        gate.set()
+        async with listening(_endless(gate)) as server:
+            client = await server.connect()
+            await client.send(b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
+            head, _, body = (await client.closed()).partition(b"\r\n\r\n")
+            assert body == b"one\ntwo\n"
+            assert b"Connection: close" in head
+            assert b"Transfer-Encoding" not in head
+
+    run(main())
+
+
+def test_an_answer_in_chunks_that_breaks_off_has_no_end() -> None:
+    async def main() -> None:
+        gate = asyncio.Event()
+        gate.set()
+        async with listening(_endless(gate)) as server:
+            client = await server.connect()
+            await client.send(b"GET /broken HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert not (await client.closed()).endswith(b"0\r\n\r\n")
+
+    run(main())
