@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from certloom.audit import SYSTEM
@@ -11,7 +13,8 @@ from certloom.identity.credentials import Credentials, Terms
 from certloom.identity.login import Logins
 from certloom.identity.passwords import Passwords
 from certloom.identity.people import People
-from certloom.identity.principals import Thing
+from certloom.identity.people import Terms as PersonTerms
+from certloom.identity.principals import Grant, Thing
 from certloom.pki.identifiers import parse_dns
 from certloom.settings.schema import API
 from certloom.store import Store
@@ -27,7 +30,7 @@ from tests.identity.making import ROOT, acting_as, grant, person
 
 
 async def token(
-    store: Store, clock: ManualClock, owner: str, *grants: object, **values: object
+    store: Store, clock: ManualClock, owner: str, *grants: Grant, **values: Any
 ) -> tuple[str, str]:
     return await store.write(
         lambda tx: Credentials(DATA_KEY, clock).create_token(
@@ -35,7 +38,7 @@ async def token(
             grants=grants,
             owner=owner,
             origin=SYSTEM,
-            **values,  # type: ignore[arg-type]
+            **values,
         )
     )
 
@@ -60,7 +63,6 @@ def test_a_token_loses_at_once_what_its_person_loses(store: Store, clock: Manual
         people = People(clock)
         alice = await person(store, clock, "alice", grant("operator"))
         _, secret = await token(store, clock, alice.id, grant("operator"))
-        from certloom.identity.people import Terms as PersonTerms
 
         def demote(tx: Tx) -> None:
             was = people_statements.get(tx, alice.id)
