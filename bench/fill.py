@@ -19,6 +19,7 @@ import msgspec
 
 from certloom.audit.chain import digest
 from certloom.store import events
+from certloom.store.name_keys import domain_key
 
 _BATCH = 5_000
 
@@ -63,7 +64,14 @@ class _Source:
             for id_ in re.findall(r"[A-Za-z0-9_-]{8,}", order["authorization_ids"])
             for row in self._all("acme_authorizations", "id = ?", id_)
         ]
-        names = self._all("certificate_names", "certificate_id = ?", certificate["id"])
+        named = [str(name).partition(":")[2] for name in msgspec.json.decode(certificate["names"])]
+        names = [
+            row
+            for name in named
+            for row in self._all(
+                "certificate_names", "key = ? AND certificate_id = ?", domain_key(name), certificate["id"]
+            )
+        ]
         serials = self._all(
             "serials", "authority = ? AND serial = ?", certificate["authority"], certificate["serial"]
         )
@@ -81,8 +89,9 @@ class _Source:
             self._texts[row["id"]] = f"id{number}"
         for number, row in enumerate(authorizations):
             self._texts[row["token"]] = f"token{number}"
-        for number, row in enumerate(names):
-            self._texts[row["name"]] = f"name{number}"
+        for number, name in enumerate(named):
+            self._texts[name] = f"name{number}"
+        self._keys = {domain_key(name): f"name{number}" for number, name in enumerate(named)}
         subjects = [f"{kind}:{id_}" for id_ in self._texts for kind in ("acme-order", "acme-authorization")]
         subjects.append(f"certificate:{certificate['id']}")
         marks = ", ".join("?" * len(subjects))
@@ -106,7 +115,9 @@ class _Source:
         certificate = self._certificate
         if (table == "certificates" and column == "id") or column == "certificate_id":
             return lambda new: new["certificate"]
-        if column in ("spki_sha256", "names_hash"):
+        if table == "certificate_names" and column == "key":
+            return lambda new: domain_key(new[self._keys[value]])
+        if column in ("spki_sha256", "fingerprint", "names_hash"):
             return lambda new: os.urandom(32)
         if column == "idempotency_key" and value is not None:
             return lambda new: new["id0"] + new["id1"]
