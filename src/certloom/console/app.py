@@ -25,7 +25,8 @@ from certloom.identity.login import LoggedIn, LoginRefused, Logins, LoginThrottl
 from certloom.identity.oidc import LOGIN_SECONDS, OIDCError
 from certloom.identity.oidc_login import OIDCLogins
 from certloom.identity.passwords import Busy
-from certloom.identity.ratelimit import Limit, network
+from certloom.identity.ratelimit import Limit
+from certloom.identity.throttle import address_group
 from certloom.store.base import Store, StoreError
 
 Scope = Any
@@ -93,7 +94,7 @@ class Console:
         secret = sent.get(COOKIE, "")
         session = await self._parts.authentication.session_of(secret) if secret else None
         if session is None:
-            quota = self._parts.visits.take(network(address))
+            quota = self._parts.visits.take(address_group(address))
             if not quota.allowed:
                 wait = (b"retry-after", b"%d" % quota.reset)
                 return self._sorry(
