@@ -1,6 +1,6 @@
 """How a request gets to the API: a Unix socket, HTTPS, or a call within this process.
 
-A carrier sends one request at a time and answers with a ``Reply``, whose body is read before the next is sent.
+A carrier sends one request at a time and answers with a ``Reply``; its body is read before the next is sent.
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ _TIMES_TO_WAIT = 3
 
 JSON = "application/json"
 JSON_LINES = "application/jsonl"
+_STREAM = {"Accept": JSON_LINES}
 _sleep = time.sleep
 
 
@@ -137,11 +138,14 @@ class Client:
         self, method: str, path: str, query: Mapping[str, Any] | None = None, body: Any = None
     ) -> Iterator[Any]:
         """The objects of a stream, as they come."""
-        accept = {"Accept": f"{JSON_LINES}, application/problem+json"}
-        reply = self.reply(method, path, query, body, headers=accept, seconds=LONG_SECONDS)
+        reply = self.reply(method, path, query, body, headers=_STREAM, seconds=LONG_SECONDS)
         for line in reply.lines():
             if line.strip():
                 yield _decoded(line)
+
+    def raw_lines(self, path: str, query: Mapping[str, Any] | None = None) -> Iterator[bytes]:
+        """The lines of a stream as they are."""
+        return self.reply("GET", path, query, headers=_STREAM, seconds=LONG_SECONDS).lines()
 
     def fetch(
         self,
@@ -153,7 +157,7 @@ class Client:
         body: Any = None,
     ) -> bytes:
         """A file."""
-        headers = {"Accept": f"{accept}, application/problem+json"}
+        headers = {"Accept": accept}
         return self.reply(method, path, query, body, headers=headers).read()
 
     def reply(

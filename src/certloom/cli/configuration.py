@@ -9,40 +9,45 @@ from typing import Annotated, Any
 import typer
 
 from certloom.cli import show
-from certloom.cli.options import REFUSED, AsJSON, Config
-from certloom.cli.reach import fail, perform
+from certloom.cli.client import at
+from certloom.cli.options import REFUSED, Limit
+from certloom.cli.reach import fail
+from certloom.cli.run import Run, command, group, single
 
-profile = typer.Typer(help="Certificate profiles.", no_args_is_help=True)
-channel = typer.Typer(help="Enrolment addresses.", no_args_is_help=True)
-authority = typer.Typer(help="CAs that issue.", no_args_is_help=True)
+apply = single()
+profile = group("Certificate profiles.")
+channel = group("Enrolment addresses.")
+authority = group("CAs that issue.")
 
 
-def apply(
+@command(apply, "apply")
+def apply_document(
+    run: Run,
     file: Annotated[
         str,
         typer.Option("--file", "-f", help="TOML, or JSON if it ends in .json; - reads TOML from stdin."),
     ],
-    config: Config = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would change.")] = False,
-    json: AsJSON = False,
 ) -> None:
-    """Make profiles, channels, credentials and authorities what a file declares: all of it, or nothing."""
-    result = perform(config, "apply", document=_read(file), dry_run=dry_run)
-    if json:
+    """Make profiles, channels, credentials, authorities what a file declares: all of it, or nothing."""
+    result = run.client.act("/declarations", {"document": read_document(file), "dry_run": dry_run})
+    if run.json:
         show.as_json(result)
         return
     if not result["changes"]:
-        print(f"{file} declares nothing.")
+        show.line(f"{file} declares nothing.")
     for change in result["changes"]:
-        details = "".join(f"\n    {detail}" for detail in change["details"])
-        print(f"{change['change']:<10} {change['kind']} {change['name']}{details}")
+        show.line(f"{change['change']:<10} {change['kind']} {change['name']}")
+        for detail in change["details"]:
+            show.line(f"    {detail}")
     for secret in result["secrets"]:
-        print(f"\ncredential {secret['id']}: HMAC key, shown once:\n  {secret['secret']}")
+        show.line(f"\ncredential {secret['id']}: HMAC key, shown once:\n  {secret['secret']}")
     if dry_run:
         print("\nNothing was changed (--dry-run).")
 
 
-def _read(file: str) -> dict[str, Any]:
+def read_document(file: str) -> dict[str, Any]:
+    """A table out of a TOML or JSON file; or the end, with what is wrong and where."""
     import json
     import tomllib
 
@@ -51,7 +56,7 @@ def _read(file: str) -> dict[str, Any]:
         tree = json.loads(data) if file.endswith(".json") else tomllib.loads(data.decode())
     except OSError as error:
         fail(REFUSED, f"{file}: {error.strerror}")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         fail(REFUSED, f"{file}: {error}")
     if not isinstance(tree, dict):
         fail(REFUSED, f"{file}: not a table")
@@ -60,46 +65,75 @@ def _read(file: str) -> dict[str, Any]:
     return decoded
 
 
-@profile.command("list")
-def list_profiles(config: Config = None, json: AsJSON = False) -> None:
+@command(profile, "list")
+def list_profiles(run: Run, limit: Limit = 1000) -> None:
     """The newest version of each profile."""
-    rows = perform(config, "profile.list")
-    show.table(rows, ("name", "version", "authority", "description"), json=json, nothing="no profiles")
+    run.table(
+        run.client.rows("/profiles", limit), ("name", "version", "authority", "description"), "no profiles"
+    )
 
 
-@profile.command("show")
+@command(profile, "show")
 def show_profile(
+    run: Run,
     name: str,
     version: Annotated[int | None, typer.Option(help="An older version.", show_default=False)] = None,
-    config: Config = None,
-    json: AsJSON = False,
 ) -> None:
     """All of a profile, defaults included."""
-    show.record(perform(config, "profile.show", name=name, version=version), json=json)
+    path = "/profiles" + at(name)
+    found = run.client.get(path if version is None else path + "/versions" + at(version))
+    _show(run, found, found["profile"])
 
 
-@channel.command("list")
-def list_channels(config: Config = None, json: AsJSON = False) -> None:
+@command(profile, "versions")
+def list_versions(run: Run, name: str, limit: Limit = 100) -> None:
+    """A profile's versions, the newest first."""
+    rows = run.client.rows("/profiles" + at(name) + "/versions", limit)
+    run.table(rows, ("version", "created"), "no versions")
+
+
+@command(channel, "list")
+def list_channels(run: Run, limit: Limit = 1000) -> None:
     """Every channel."""
-    rows = perform(config, "channel.list")
-    show.table(rows, ("name", "protocol", "profiles", "directory"), json=json, nothing="no channels")
+    rows = run.client.rows("/channels", limit)
+    run.table(
+        rows if run.json else [{**row, **row["channel"]} for row in rows],
+        ("name", "protocol", "profiles", "url"),
+        "no channels",
+    )
 
 
-@channel.command("show")
-def show_channel(name: str, config: Config = None, json: AsJSON = False) -> None:
+Protocol = Annotated[str, typer.Option(help="The protocol it is for.")]
+
+
+@command(channel, "show")
+def show_channel(run: Run, name: str, protocol: Protocol = "acme") -> None:
     """All of a channel, defaults included."""
-    show.record(perform(config, "channel.show", name=name), json=json)
+    found = run.client.get("/channels" + at(protocol, name))
+    _show(run, found, found["channel"])
 
 
-@authority.command("list")
-def list_authorities(config: Config = None, json: AsJSON = False) -> None:
+@command(channel, "delete")
+def delete_channel(run: Run, name: str, protocol: Protocol = "acme") -> None:
+    """Serve a channel no longer. What was issued through it stays."""
+    run.client.delete("/channels" + at(protocol, name))
+    run.say({"deleted": name}, f"channel {name} is deleted")
+
+
+@command(authority, "list")
+def list_authorities(run: Run, limit: Limit = 1000) -> None:
     """Every authority."""
-    rows = perform(config, "authority.list")
-    columns = ("name", "kind", "issuer", "subject", "not_after", "state")
-    show.table(rows, columns, json=json, nothing="no authorities")
+    rows = run.client.rows("/authorities", limit)
+    run.table(rows, ("name", "kind", "issuer", "subject", "not_after", "state"), "no authorities")
 
 
-@authority.command("show")
-def show_authority(name: str, config: Config = None, json: AsJSON = False) -> None:
+@command(authority, "show")
+def show_authority(run: Run, name: str) -> None:
     """An authority, with its certificate."""
-    show.record(perform(config, "authority.show", name=name), json=json)
+    run.record(run.client.get("/authorities" + at(name)))
+
+
+def _show(run: Run, found: dict[str, Any], part: dict[str, Any]) -> None:
+    """For people, all on one level."""
+    outer = {name: value for name, value in found.items() if not isinstance(value, dict)}
+    run.record(found if run.json else {**outer, **part})

@@ -1,25 +1,41 @@
-"""Carrying an operation to whoever can do it: the running server, else this process."""
+"""Which way a command reaches the API, and what it proves itself with."""
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-from http.client import HTTPConnection, HTTPException
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
-from certloom.cli.options import BAD_SETTINGS, REFUSED, UNREACHABLE
+from certloom.cli.options import BAD_SETTINGS, UNREACHABLE, USAGE
+from certloom.cli.terminal import fit_lines
 
 if TYPE_CHECKING:
+    from certloom.cli.carriers import Carrier
+    from certloom.cli.client import Client
     from certloom.settings import Settings
+
+_LONGEST_TOKEN = 4096
+
+
+@dataclass(frozen=True)
+class Connection:
+    """What the connection options say."""
+
+    config: Path | None = None
+    server: str | None = None
+    token_file: Path | None = None
+    ca_file: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
 
 
 def fail(status: int, message: str) -> NoReturn:
     """Say why on standard error and end."""
-    print(f"certloom: {message}", file=sys.stderr)
+    print(f"certloom: {fit_lines(message)}", file=sys.stderr)
     raise typer.Exit(status)
 
 
@@ -34,82 +50,85 @@ def read_settings(config: Path | None) -> Settings:
         fail(BAD_SETTINGS, f"{error.source}:{lines}")
 
 
-def perform(config: Path | None, operation: str, /, **arguments: Any) -> Any:
-    """Run an operation and answer its result, or end with the fitting exit status."""
+def connect(connection: Connection, *, anonymous: bool = False) -> Client:
+    """A client of the server that is meant: elsewhere, on this machine, or none and the work is done here.
+
+    An ``anonymous`` one proves itself with nothing. Raises ``Unreachable``; ends for options and files that
+    are of no use.
+    """
+    from certloom.cli.client import Client
+
+    if connection.server:
+        return _elsewhere(connection.server, connection, anonymous)
+    for option, value in (
+        ("--token-file", connection.token_file),
+        ("--cert", connection.cert),
+        ("--ca-file", connection.ca_file),
+    ):
+        if value is not None:
+            fail(USAGE, f"{option} is for a server elsewhere: name it with --server or CERTLOOM_SERVER")
+    return Client(_on_this_machine(connection.config))
+
+
+def _elsewhere(server: str, connection: Connection, anonymous: bool) -> Client:
+    from certloom.cli import sessions
+    from certloom.cli.carriers import BadServer, over_https
+    from certloom.cli.client import Client
+
+    session = sessions.find(server)
+    ca_file = connection.ca_file
+    if ca_file is None and session is not None and session.get("ca_file"):
+        ca_file = Path(session["ca_file"])
+    try:
+        carrier = over_https(server, ca_file, connection.cert, connection.key)
+        token = "" if anonymous else _secret(connection)
+    except BadServer as error:
+        fail(USAGE, str(error))
+    if token:
+        return Client(carrier, {"Authorization": f"Bearer {token}"})
+    if session is not None and connection.cert is None and not anonymous:
+        # What a browser says of its own pages: no other site has made this client ask.
+        return Client(carrier, {"Cookie": session["cookie"], "Sec-Fetch-Site": "same-origin"})
+    return Client(carrier)
+
+
+def _secret(connection: Connection) -> str:
+    """The API token to use; none where a client certificate does it. Raises ``BadServer``."""
+    from certloom.cli.carriers import BadServer
+
+    if connection.token_file is not None:
+        try:
+            text = read_secret(connection.token_file)
+        except OSError as error:
+            raise BadServer(f"{connection.token_file}: {error.strerror}") from None
+    else:
+        text = "" if connection.cert is not None else os.environ.get("CERTLOOM_TOKEN", "").strip()
+    if not text.isascii() or not text.isprintable() or " " in text or len(text) > _LONGEST_TOKEN:
+        raise BadServer(f"{connection.token_file or 'CERTLOOM_TOKEN'} holds no token")
+    return text
+
+
+def read_secret(file: Path) -> str:
+    """The first line of a file, or of standard input for ``-``. Raises ``OSError``."""
+    with sys.stdin if str(file) == "-" else file.open(encoding="utf-8", errors="replace") as stream:
+        return stream.readline(_LONGEST_TOKEN + 2).rstrip("\r\n")
+
+
+def _on_this_machine(config: Path | None) -> Carrier:
+    from certloom.cli.carriers import over_unix
     from certloom.server.data_dir import DataDir
 
     settings = read_settings(config)
     data_dir = DataDir(settings)
-    body = json.dumps(arguments)
-    answer = _ask_server(data_dir.admin_socket, operation, body)
-    if answer is not None:
-        status, result = answer
-        if status == 200:
-            return result
-        error = result.get("error", {}) if isinstance(result, dict) else {}
-        fail(REFUSED, error.get("message") or f"the server answered {status}")
+    carrier = over_unix(data_dir.admin_socket)
+    if carrier is not None:
+        return carrier
     if not data_dir.data_key.exists():
         fail(
             UNREACHABLE,
-            f"there is no installation in {data_dir.path}: run `certloom serve` once, or check -c",
+            f"there is no installation in {data_dir.path}: run `certloom serve` once, check -c,"
+            " or name a server elsewhere with --server",
         )
-    return _perform_here(settings, operation, body)
+    from certloom.cli.in_process import InProcess
 
-
-def _ask_server(path: Path, name: str, body: str) -> tuple[int, Any] | None:
-    """(status, answer) of the running server, or None where there is none."""
-    from certloom.server.sockets import connect_unix
-
-    class Connection(HTTPConnection):
-        def connect(self) -> None:
-            self.sock = connect_unix(path)
-
-    connection = Connection("localhost")
-    try:
-        connection.connect()
-    except (FileNotFoundError, ConnectionRefusedError):
-        return None
-    except OSError as error:
-        fail(UNREACHABLE, f"cannot reach the server through {path}: {error.strerror}")
-    try:
-        connection.request("POST", f"/operations/{name}", body, {"Content-Type": "application/json"})
-        response = connection.getresponse()
-        return response.status, json.loads(response.read())
-    except (OSError, HTTPException, ValueError) as error:
-        fail(UNREACHABLE, f"the server broke off: {error}; whether it did what was asked is not known")
-    finally:
-        connection.close()
-
-
-def _perform_here(settings: Settings, name: str, body: str) -> Any:
-    import asyncio
-
-    import msgspec
-
-    from certloom.audit import Origin
-    from certloom.clock import SystemClock
-    from certloom.secrets import SecretError
-    from certloom.server import logs
-    from certloom.server.admin import actor
-    from certloom.server.data_dir import DataDirError
-    from certloom.server.operations import OperationError
-    from certloom.server.operations import perform as perform_operation
-    from certloom.server.rooms import open_rooms
-    from certloom.settings.schema import Logging
-    from certloom.store import StoreError
-
-    logs.configure(Logging(level="error", format="text"))
-
-    async def run() -> Any:
-        rooms = await open_rooms(settings, SystemClock())
-        try:
-            return await perform_operation(rooms, name, body.encode(), Origin(actor(os.getuid())))
-        finally:
-            await rooms.close()
-
-    try:
-        return msgspec.to_builtins(asyncio.run(run()))
-    except OperationError as error:
-        fail(REFUSED, str(error))
-    except (StoreError, DataDirError, SecretError) as error:
-        fail(UNREACHABLE, str(error))
+    return InProcess(settings)

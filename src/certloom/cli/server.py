@@ -7,17 +7,17 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
-
 from certloom.cli import show
 from certloom.cli.options import UNREACHABLE, AsJSON, Config
 from certloom.cli.reach import fail, read_settings
+from certloom.cli.run import group, single
 
 if TYPE_CHECKING:
     from certloom.server.app import Application
     from certloom.server.first_run import Welcome
 
-config = typer.Typer(help="Look at the settings.", no_args_is_help=True)
+config = group("Look at the settings.")
+serve = single()
 
 
 @config.command("check")
@@ -64,7 +64,8 @@ def _without_password(url: str) -> str:
     return parts._replace(netloc=shown, query=query).geturl() if at or query else url
 
 
-def serve(config: Config = None) -> None:
+@serve.command("serve")
+def run_server(config: Config = None) -> None:
     """Run the server until SIGTERM or SIGINT. The first run makes a CA and all that it needs."""
     settings = read_settings(config)
 
@@ -138,15 +139,16 @@ def _print_banner(application: Application, welcome: Welcome | None) -> None:
 
 
 def _certbot(directory: str, root: Path, folder: Path, welcome: Welcome) -> str:
-    from certloom.server.operations.credentials import shown_once
+    from base64 import urlsafe_b64encode
 
+    secret = urlsafe_b64encode(welcome.eab.mac_key).rstrip(b"=").decode()
     trust = f"REQUESTS_CA_BUNDLE={shlex.quote(str(root))} " if directory.startswith("https:") else ""
     command = [
         f"{trust}certbot certonly --non-interactive --agree-tos --register-unsafely-without-email",
         "--standalone",
         f"--server {directory}",
         f"--eab-kid {welcome.eab.id}",
-        f"--eab-hmac-key {shown_once(welcome.eab)['secret']}",
+        f"--eab-hmac-key {secret}",
         f"--domain {welcome.name}",
         f"--config-dir {shlex.quote(str(folder / 'config'))}",
         f"--work-dir {shlex.quote(str(folder / 'work'))}",

@@ -11,7 +11,7 @@ from typing import TypedDict
 class Session(TypedDict):
     """Who is logged in to a server, and how to reach it."""
 
-    token: str
+    cookie: str
     name: str
     ca_file: str
 

@@ -1,27 +1,35 @@
-"""Printing results: tables and records for people, JSON for programs."""
+"""Printing results: tables and records for people, JSON for programs. Nothing raw reaches a terminal."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from datetime import UTC, datetime
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-_TIMES = frozenset(
-    {"not_before", "not_after", "created", "updated", "expires", "last_used", "revoked", "replace_since"}
-)
+from certloom.cli.terminal import fit, fit_json, fit_lines
+
+_TIME = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d)(?::\d\d)?(?:\.\d+)?(?:Z|\+00:00)")
 _WIDEST = 100_000
+_NEVER_WRAPPED = frozenset({"id", "not_after", "expires", "created", "time"})
+"""An id is there to be copied; half a time says nothing."""
+
+
+def json_text(result: Any) -> str:
+    return fit_json(json.dumps(result, indent=2, ensure_ascii=False))
 
 
 def as_json(result: Any) -> None:
-    print(json.dumps(result, indent=2, ensure_ascii=False))
+    print(json_text(result))
 
 
-def table(rows: list[dict[str, Any]], columns: Sequence[str], *, json: bool, nothing: str) -> None:
-    """One line each, the named columns; or all of it as JSON."""
-    if json:
-        as_json(rows)
-        return
+def line(message: str) -> None:
+    """Words for people, on standard output."""
+    print(fit_lines(message))
+
+
+def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], nothing: str) -> None:
+    """One line each, the named columns (``names`` or ``field=heading``)."""
     if not rows:
         print(nothing)
         return
@@ -31,42 +39,61 @@ def table(rows: list[dict[str, Any]], columns: Sequence[str], *, json: bool, not
     from rich.text import Text
 
     made = Table(box=SIMPLE_HEAD, pad_edge=False)
+    fields = []
     for column in columns:
-        # An id is there to be copied.
-        made.add_column(column.replace("_", " "), overflow="fold", no_wrap=column == "id")
+        field, _, heading = column.partition("=")
+        fields.append(field)
+        made.add_column(heading or field.replace("_", " "), overflow="fold", no_wrap=field in _NEVER_WRAPPED)
     for row in rows:
-        made.add_row(*(Text(text(column, row.get(column))) for column in columns))
-    console = Console()
+        made.add_row(*(Text(text(row.get(field))) for field in fields))
+    console = Console(highlight=False)
     if not console.is_terminal:
         # For grep and its kin: a row is a line, however long.
         console.width = Console(width=_WIDEST).measure(made).maximum
     console.print(made)
 
 
-def record(result: dict[str, Any], *, json: bool) -> None:
-    """One thing, a line for each of its fields; or as JSON."""
-    if json:
-        as_json(result)
-        return
-    width = max(map(len, result), default=0)
-    for name, value in result.items():
-        shown = text(name, value)
-        if "\n" in shown:
-            print(f"{name}:\n{shown.rstrip()}")
+def record(thing: Mapping[str, Any], first: Sequence[str] = ()) -> None:
+    """One thing, a line for each of its fields, ``first`` first."""
+    names = [name for name in first if name in thing] + [name for name in thing if name not in first]
+    width = max(map(len, names), default=0)
+    for name in names:
+        value = thing[name]
+        label = fit(name.replace("_", " "))
+        if isinstance(value, str) and "\n" in value:
+            print(f"{label}:\n{fit_lines(value).rstrip()}")
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            print(f"{label}:")
+            for each in value:
+                print(f"  - {_inline(each)}")
         else:
-            print(f"{name + ':':<{width + 2}}{shown}")
+            print(f"{label + ':':<{width + 2}}{text(value)}")
 
 
-def text(name: str, value: Any) -> str:
-    """A value as people read it."""
-    if value is None or value == []:
+def _inline(thing: Any) -> str:
+    if not isinstance(thing, Mapping):
+        return text(thing)
+    return "; ".join(f"{fit(name.replace('_', ' '))} {text(value)}" for name, value in thing.items())
+
+
+def text(value: Any) -> str:
+    """A value as people read it, on one line."""
+    if value is None or value in ([], "", {}):
         return "-"
     if value is True or value is False:
         return "yes" if value else "no"
-    if name in _TIMES and isinstance(value, int):
-        return datetime.fromtimestamp(value, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+    if isinstance(value, str):
+        return moment(value) if _TIME.fullmatch(value) else fit(value)
     if isinstance(value, list):
-        return ", ".join(text("", item) for item in value)
-    if isinstance(value, dict):
-        return json.dumps(value, ensure_ascii=False)
-    return str(value)
+        return ", ".join(text(item) for item in value)
+    if isinstance(value, Mapping):
+        if {"type", "value"} == value.keys():
+            return f"{text(value['type'])}:{text(value['value'])}"
+        return fit(json.dumps(value, ensure_ascii=False))
+    return fit(str(value))
+
+
+def moment(value: str) -> str:
+    """An RFC 3339 time in UTC, to the minute."""
+    found = _TIME.fullmatch(value)
+    return f"{found[1]} {found[2]}Z" if found else fit(value)

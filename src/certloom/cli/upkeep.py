@@ -1,4 +1,4 @@
-"""``certloom audit``, ``backup`` and ``restore``."""
+"""``certloom backup``, ``restore`` and ``version``."""
 
 from __future__ import annotations
 
@@ -8,43 +8,37 @@ from typing import Annotated
 
 import typer
 
+from certloom import __version__
 from certloom.cli import show
-from certloom.cli.options import NOT_INTACT, REFUSED, AsJSON, Config
-from certloom.cli.reach import fail, perform, read_settings
+from certloom.cli.client import LONG_SECONDS
+from certloom.cli.options import REFUSED, AsJSON, Config
+from certloom.cli.reach import fail, read_settings
+from certloom.cli.run import Run, command, single
 
-audit = typer.Typer(help="The audit log.", no_args_is_help=True)
-
-
-@audit.command("verify")
-def verify(config: Config = None, json: AsJSON = False) -> None:
-    """Check that no event was altered, removed or inserted."""
-    result = perform(config, "audit.verify")
-    if json:
-        show.as_json(result)
-    else:
-        head = result["head"]
-        print(f"{result['checked']} events checked; the last: number {head['sequence']}, hash {head['hash']}")
-        for fault in result["faults"]:
-            print(f"event {fault['sequence']}: {fault['problem']}: {fault['detail']}")
-    if not result["intact"]:
-        raise typer.Exit(NOT_INTACT)
+backup = single()
+restore = single()
+version = single()
 
 
-def backup(
-    file: Annotated[Path, typer.Argument(help="Where to write the archive; it must not exist.")],
-    config: Config = None,
-    json: AsJSON = False,
+@version.command("version")
+def print_version() -> None:
+    """Print the version."""
+    print(__version__)
+
+
+@command(backup, "backup")
+def make_backup(
+    run: Run,
+    file: Annotated[Path, typer.Argument(help="Where the server writes the archive; it must not exist.")],
 ) -> None:
     """Back up database and keys while the server runs. The archive holds the CA's keys: guard it so."""
-    result = perform(config, "backup", path=str(file.absolute()))
-    if json:
-        show.as_json(result)
-    else:
-        size = sum(member["size"] for member in result["members"].values())
-        print(f"{result['path']}: {size} octets. Whoever can read it holds the CA's keys.")
+    result = run.client.create("/backups", {"path": str(file.absolute())}, seconds=LONG_SECONDS).value
+    size = sum(member["size"] for member in result["manifest"]["members"].values())
+    run.say(result, f"{result['path']}: {size} octets. Whoever can read it holds the CA's keys.")
 
 
-def restore(
+@restore.command("restore")
+def put_back(
     file: Annotated[Path, typer.Argument(help="An archive that `certloom backup` wrote.")],
     force: Annotated[
         bool, typer.Option("--force", help="Replace what is there; files are put aside.")
@@ -56,6 +50,7 @@ def restore(
     settings = read_settings(config)
 
     import asyncio
+    from datetime import UTC, datetime
 
     import msgspec
 
@@ -77,7 +72,7 @@ def restore(
     if json:
         show.as_json(msgspec.to_builtins(restored))
         return
-    made = show.text("created", restored.manifest.created)
+    made = datetime.fromtimestamp(restored.manifest.created, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
     print(f"Restored what was backed up at {made}.")
     print(f"{restored.unknown_serials} serial numbers count as issued and unknown.")
     print("What was revoked after the backup must be revoked again.")
