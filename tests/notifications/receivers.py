@@ -7,7 +7,7 @@ import contextlib
 import ipaddress
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from email import message_from_bytes
 from email.message import EmailMessage
@@ -55,8 +55,10 @@ class Mailbox:
         assert isinstance(letter, EmailMessage)
         self.letters.append(letter)
         self.recipients += envelope.rcpt_tos
+        assert server.transport is not None
         self.encrypted.append(server.transport.get_extra_info("ssl_object") is not None)
         if session.authenticated:
+            assert session.auth_data is not None
             self.users.append(session.auth_data.decode())
         return "250 taken"
 
@@ -160,6 +162,7 @@ class Receiver:
         self.posted: list[Posted] = []
         self.statuses: list[int] = []
         self.always: int | None = None
+        self.before_answer: Callable[[], object] = lambda: None
         self.port = 0
 
     @property
@@ -178,6 +181,7 @@ def receiving() -> Iterator[Receiver]:
             headers = {name.lower(): value for name, value in self.headers.items()}
             receiver.posted.append(Posted(self.path, headers, body))
             status = receiver.statuses.pop(0) if receiver.statuses else receiver.always or 204
+            receiver.before_answer()
             self.send_response(status)
             self.send_header("Content-Length", "0")
             self.end_headers()

@@ -15,11 +15,10 @@ from certloom.policy.durations import format_duration, parse_duration
 from certloom.store import approvals as statements
 from certloom.store import certificates as certificate_statements
 from certloom.store import people as people_statements
-from certloom.store import requests as request_statements
 from certloom.store.approvals import StoredApproval
 from certloom.store.base import Store, Tx
 from certloom.store.certificates import StoredCertificate
-from certloom.store.request_search import Filters, find_approvals
+from certloom.store.request_search import Filters, find_approvals, find_requests
 
 _LISTED = 100
 _EARLIER = 5
@@ -150,6 +149,7 @@ class Approvals:
         )
         owner = people_statements.get(tx, approval.owner) if approval.owner else None
         certificates, hidden = self._certificates(tx, approval, principal)
+        waiting = Filters(state="awaiting_approval", approval=approval.id)
         return _Seen(
             approval=approval,
             may_decide=may_decide,
@@ -159,7 +159,7 @@ class Approvals:
             certificates=certificates,
             hidden=hidden,
             past=self._past(tx, approval, principal),
-            requests=len(request_statements.waiting_under(tx, approval.id)),
+            requests=len(find_requests(tx, waiting, None, _LISTED).rows),
         )
 
     def _certificates(
