@@ -125,6 +125,8 @@ _PARTIAL = {
     State.REVOKED: "revoked IS NOT NULL",
     State.TO_BE_REPLACED: "replace_since IS NOT NULL",
 }
+_NOT_NULL = {"owner": "owner IS NOT NULL", "team": "team IS NOT NULL"}
+"""Said because these indexes are partial, and a comparison of rows does not prove it to a planner."""
 _LIVE = "revoked IS NULL AND not_after >= ?"
 _EQUAL = ("requester", "owner", "team", "profile", "authority")
 """Columns with an index of their own, the most telling first."""
@@ -218,7 +220,7 @@ def _branch(
     if sort is Sort.ISSUED and filters.state in _PARTIAL:
         base = msgspec.structs.replace(base, where=_PARTIAL[filters.state])
     elif sort is Sort.ISSUED and equal:
-        base = msgspec.structs.replace(base, fixed=equal[0])
+        base = msgspec.structs.replace(base, fixed=equal[0], where=_NOT_NULL.get(equal[0][0], ""))
         sifts = [] if alone else sifts
     return page(
         tx, base, _COLUMNS, sifts, limit, after=after, descending=descending, examined=EXAMINED // share
@@ -333,7 +335,9 @@ def _perhaps_few(filters: Filters, sort: Sort, equal: Sequence[tuple[str, str]],
     found = []
     if filters.state in _PARTIAL:
         found.append(Index(table=_TABLE, order=issued, where=_PARTIAL[filters.state]))
-    found += [Index(table=_TABLE, order=issued, fixed=pair) for pair in equal]
+    found += [
+        Index(table=_TABLE, order=issued, fixed=pair, where=_NOT_NULL.get(pair[0], "")) for pair in equal
+    ]
     if sort is Sort.ISSUED:
         low, high = filters.expires_from, filters.expires_before
         if low is not None or high is not None:
