@@ -6,12 +6,15 @@ import asyncio
 import contextlib
 import re
 import ssl
+import urllib.error
+import urllib.request
 from collections.abc import AsyncIterator
 from html import unescape
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
+import oidc_provider_mock
 import pytest
 
 from certloom.audit import SYSTEM
@@ -22,7 +25,7 @@ from certloom.policy.decisions import Requester
 from certloom.policy.profiles import encode_profile
 from certloom.server.app import Application, build
 from certloom.settings import Settings
-from certloom.settings.schema import API, Database, Listen, Logging
+from certloom.settings.schema import API, OIDC, Database, Listen, Logging, Outbound
 from certloom.store import approvals, configuration
 from certloom.store.base import Tx
 from tests.enrollment.people import profile
@@ -146,7 +149,9 @@ class Site:
 
 
 @contextlib.asynccontextmanager
-async def serving(folder: Path, url: str = "", **approval: Any) -> AsyncIterator[Site]:
+async def serving(
+    folder: Path, url: str = "", oidc: OIDC | None = None, **approval: Any
+) -> AsyncIterator[Site]:
     settings = Settings(
         data_dir=str(folder / "data"),
         public_http_url="http://pki.test",
@@ -154,6 +159,8 @@ async def serving(folder: Path, url: str = "", **approval: Any) -> AsyncIterator
         logging=Logging(level="error"),
         database=Database(url=url),
         api=API(failures_per_minute=5),
+        oidc=oidc or OIDC(),
+        outbound=Outbound(allow_addresses=("127.0.0.0/8", "::1/128")),
     )
     application = await build(settings, SystemClock())
     rooms = application.rooms
@@ -474,3 +481,66 @@ def test_pages_can_be_read_without_sight_or_pointer(tmp_path: Path) -> None:
                 assert "onclick" not in page.body
 
     run(scenario())
+
+
+def agree(url: str, subject: str) -> str:
+    """What a person does at the identity provider; where it sends the browser."""
+
+    class Stay(urllib.request.HTTPRedirectHandler):
+        def redirect_request(self, *args: Any) -> None:
+            return None
+
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.build_opener(Stay).open(url, urlencode({"sub": subject}).encode(), timeout=10)
+    assert caught.value.code == 302
+    return str(caught.value.headers["Location"])
+
+
+def test_through_the_identity_provider_to_the_approval(tmp_path: Path) -> None:
+    claims = {"preferred_username": "bob", "name": "Bob", "groups": ["pki"]}
+    users = [oidc_provider_mock.User(sub="7", claims=claims), oidc_provider_mock.User(sub="8", claims={})]
+    secret = tmp_path / "client-secret"
+    secret.write_text("s3cret")
+
+    async def scenario(issuer: str) -> None:
+        settings = OIDC(
+            issuer=issuer,
+            client_id="certloom",
+            client_secret_file=str(secret),
+            roles={"pki": ("approver",)},
+            create_people=True,
+        )
+        async with serving(tmp_path, oidc=settings) as site:
+            id = await site.waits()
+            path = f"/console/approvals/{id}"
+            bob, eve = site.browser(), site.browser()
+            page = await bob.get(f"/console/login?next={quote(path, safe='')}")
+            button = re.search(r'href="(/console/login/oidc[^"]*)"', page.body)
+            assert button is not None
+            away = await bob.get(unescape(button[1]))
+            assert away.status == 303
+            back = await asyncio.to_thread(agree, away.headers["location"], "7")
+            assert back.startswith(f"{site.origin}/console/login/oidc/callback?")
+            here = back.removeprefix(site.origin)
+            # Another browser that is made to follow the answer is not logged in by it.
+            foreign = await eve.get(here)
+            assert foreign.status == 403
+            assert "__Host-certloom" not in eve.cookies
+            arrived = await bob.get(here)
+            assert (arrived.status, arrived.headers["location"]) == (303, path)
+            assert "__Host-certloom-oidc" not in bob.cookies
+            seen = await bob.get(path)
+            assert "Bob" in seen.body
+            fields = {"token": seen.field("token"), "version": seen.field("version"), "decision": "approve"}
+            assert (await bob.post(path, fields)).status == 303
+            assert (await site.approval(id)).state == "granted"
+
+            away = await eve.get("/console/login/oidc?next=https%3A%2F%2Fevil.test%2F")
+            back = await asyncio.to_thread(agree, away.headers["location"], "8")
+            refused = await eve.get(back.removeprefix(site.origin))
+            assert refused.status == 403
+            assert 'role="alert"' in refused.body
+            assert "__Host-certloom" not in eve.cookies
+
+    with oidc_provider_mock.run_server_in_thread(user_claims=users) as provider:
+        run(scenario(f"http://localhost:{provider.server_port}"))
