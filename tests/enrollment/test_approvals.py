@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from certloom.policy.decisions import Requester
 from certloom.store import Store, approvals, certificates, requests
 from certloom.store.approvals import StoredApproval
 from certloom.store.base import Tx
-from certloom.store.request_search import Filters, find_approvals, find_requests
+from certloom.store.request_search import Filters, FoundRequests, find_approvals, find_requests
 from tests.conftest import run
 from tests.core import Core, core
 from tests.enrollment.people import (
@@ -54,6 +55,10 @@ async def approval_of(c: Core, request: requests.EnrolmentRequest) -> StoredAppr
     found = await c.store.read(lambda tx: approvals.get(tx, id))
     assert found is not None
     return found
+
+
+def _found(tx: Tx, filters: Filters) -> FoundRequests:
+    return find_requests(tx, filters, None, 10)
 
 
 async def decide(c: Core, request: Any, who: Any, verb: Any = "approve", why: str = "", **change: Any) -> Any:
@@ -274,6 +279,20 @@ def test_what_nobody_answers_expires(store: Store, clock: ManualClock) -> None:
             clock.advance(86400)
             assert await c.approvals.expire() == 1
             assert decided == ["expired", "expired"]
+
+    run(scenario())
+
+
+def test_what_waited_before_there_were_approvals_is_told_to_ask_again(
+    store: Store, clock: ManualClock
+) -> None:
+    async def scenario() -> None:
+        async with core(store, clock) as c:
+            await c.put_profile(profile({"approvers": 1}), 2)
+            old = await c.enrollment.submit(rest())
+            await store.write(lambda tx: tx.run("UPDATE enrolment_requests SET approval_id = NULL"))
+            assert await c.approvals.expire() == 1
+            assert (await settled(c, old.id)).state == State.DENIED
 
     run(scenario())
 
@@ -532,7 +551,7 @@ def test_a_listing_is_narrowed_to_owners_and_teams(store: Store, clock: ManualCl
                 Filters(approval=mine.approval_id),
                 Filters(state="awaiting_approval", requester="person:alice"),
             ):
-                found = await store.read(lambda tx, f=narrow: find_requests(tx, f, None, 10))
+                found = await store.read(partial(_found, filters=narrow))
                 assert [r.id for r in found.rows] == [mine.id]
             nobody = await store.read(lambda tx: find_requests(tx, Filters(), (), 10))
             assert nobody.rows == []

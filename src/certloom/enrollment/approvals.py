@@ -33,7 +33,7 @@ from certloom.enrollment.books import UnknownName
 from certloom.enrollment.errors import Refused
 from certloom.enrollment.moves import Hook
 from certloom.enrollment.pipeline import Enrollment
-from certloom.enrollment.states import ApprovalAct, ApprovalState, IllegalAct
+from certloom.enrollment.states import Act, ApprovalAct, ApprovalState, IllegalAct
 from certloom.enrollment.waiting import EXPIRED
 from certloom.identity.principals import Principal, Thing
 from certloom.pki.identifiers import Identifier, IdentifierError
@@ -357,7 +357,7 @@ class Approvals:
     async def expire(self) -> int:
         """End what waited, or was good, for as long as it may; how many that was. Run it every minute."""
         now = self._clock.now()
-        count = 0
+        count = await self._expire_of_before()
         while True:
             ids = await self._store.scan(
                 lambda tx: [*statements.expired(tx, now, _CHUNK), *statements.lapsed(tx, now, _CHUNK)]
@@ -366,6 +366,20 @@ class Approvals:
                 count += await self._store.write(self._expiry(id, now))
             if len(ids) < _CHUNK:
                 return count
+
+    async def _expire_of_before(self) -> int:
+        """Requests that waited before there were approvals to wait under: nobody can answer those."""
+        reason = Reason("approval-expired", "since an upgrade people are asked anew: ask again")
+
+        def unit(tx: Tx) -> int:
+            left = request_statements.waiting_under_nothing(tx, _CHUNK)
+            for request in left:
+                self._moves.request(tx, request, SYSTEM, Act.EXPIRE, reasons=(reason,))
+            return len(left)
+
+        if not await self._store.scan(lambda tx: request_statements.waiting_under_nothing(tx, 1)):
+            return 0
+        return await self._store.write(unit)
 
     def _expiry(self, id: str, now: int) -> Callable[[Tx], int]:
         def unit(tx: Tx) -> int:
