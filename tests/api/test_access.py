@@ -146,7 +146,7 @@ def test_a_person_looks_after_their_own_tokens_and_sees_no_others(
             listed = shown(await client(alice, "GET", "/credentials"))["items"]
             assert [c["id"] for c in listed] == [token["credential"]["id"]]
             for method, path in (("GET", ""), ("DELETE", ""), ("POST", "/rotate")):
-                body = {} if method == "POST" else None
+                body: Any = {} if method == "POST" else None
                 reply = await client(alice, method, f"/credentials/{other}{path}", body)
                 assert reply.status == 404
             for wider in (

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from certloom.audit import SYSTEM
-from certloom.enrollment.pipeline import Ask
+from certloom.enrollment.asks import Ask
 from certloom.identity.credentials import Terms
 from certloom.identity.principals import Grant
 from certloom.pki.csr import parse_csr
