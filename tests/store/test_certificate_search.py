@@ -157,7 +157,7 @@ def test_pages_hold_what_matches_each_once_and_in_order(
     def unit(tx: Tx) -> None:
         every = _walk(tx, Filters(), Sort.ISSUED, 1000, None, False)
         assert len(every) == 400
-        for _ in range(150):
+        for _ in range(60):
             filters = _random_filters()
             within = random.choice(
                 (None, None, [("owner", "ann")], [("owner", "ann"), ("team", "red"), ("team", "blue")], [])
@@ -227,7 +227,7 @@ def test_every_page_of_every_search_is_read_from_an_index(
         monkeypatch.setattr(module, "FEW", 4)
 
     def ask(tx: Tx) -> None:
-        for _ in range(200):
+        for _ in range(80):
             within = random.choice((None, [("owner", "ann"), ("team", "red")]))
             _walk(tx, _random_filters(), random.choice(list(Sort)), 5, within, random.random() < 0.5)
 
