@@ -3,50 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
+from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from certloom.cli.approvals import ApprovalState as ShownApprovalState
+from certloom.cli.certificates import CertificateState
+from certloom.cli.credentials import Kind
 from certloom.cli.requests import RequestState
-from certloom.enrollment.states import State
-
-COMMAND = Path(sys.executable).with_name("certloom")
-
-
-class Shell:
-    """Commands on one configuration."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.config = folder / "certloom.toml"
-        self.config.write_text(
-            f'data_dir = "{folder}/data"\npublic_http_url = "http://pki.test"\n'
-            '[listen]\nhttps = "127.0.0.1:0"\nhttp = "127.0.0.1:0"\n'
-        )
-
-    def __call__(self, *words: str, status: int = 0, text: str | None = None) -> str:
-        environment = {**os.environ, "CERTLOOM_CONFIG": str(self.config), "COLUMNS": "200", "NO_COLOR": "1"}
-        done = subprocess.run(
-            [COMMAND, *words],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            input=text,
-            check=False,
-        )
-        assert done.returncode == status, done.stdout + done.stderr
-        return done.stdout if status == 0 else done.stdout + done.stderr
-
-    def json(self, *words: str) -> Any:
-        return json.loads(self(*words, "--json"))
+from certloom.enrollment.states import ApprovalState, State
+from certloom.identity.kinds import KINDS
+from certloom.store import certificate_search
+from tests.cli.shell import Shell
 
 
 @pytest.fixture
@@ -58,28 +31,17 @@ def shell(tmp_path: Path) -> Shell:
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
     """With a running server."""
     shell = Shell(tmp_path_factory.mktemp("served"))
-    process = serve(shell)
+    process = shell.serve()
     yield shell
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=20) == 0
 
 
-def serve(shell: Shell) -> subprocess.Popen[bytes]:
-    output = shell.folder / "stdout"
-    with output.open("wb") as stdout, (shell.folder / "stderr").open("wb") as stderr:
-        process = subprocess.Popen([COMMAND, "serve", "-c", shell.config], stdout=stdout, stderr=stderr)
-    for _ in range(200):
-        if "CRLs: http" in output.read_text():
-            return process
-        assert process.poll() is None, (shell.folder / "stderr").read_text()
-        time.sleep(0.05)
-    raise AssertionError("the server did not start")
-
-
 def test_help_imports_nothing_heavy(shell: Shell) -> None:
     code = (
         "import sys, certloom.cli.main;"
-        "heavy = {'cryptography', 'asyncio', 'msgspec', 'psycopg', 'aiohttp', 'uvloop'} & set(sys.modules);"
+        "heavy = {'cryptography', 'asyncio', 'msgspec', 'psycopg', 'aiohttp', 'uvloop', 'ssl', 'http.client'}"
+        " & set(sys.modules);"
         "sys.exit(', '.join(heavy) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -126,23 +88,32 @@ def test_wrong_usage_exits_with_2(shell: Shell) -> None:
 def test_commands_reach_the_running_server(served: Shell) -> None:
     assert "tls-server" in served("profile", "list")
     assert served.json("profile", "show", "device")["version"] == 1
-    assert served.json("channel", "list")[0]["directory"].startswith("https://localhost:")
-    assert served.json("channel", "show", "default")["profiles"] == ["tls-server"]
+    assert served.json("channel", "list")[0]["url"].startswith("https://localhost:")
+    assert served.json("channel", "show", "default")["channel"]["profiles"] == ["tls-server"]
     assert {a["name"] for a in served.json("authority", "list")} == {"root", "issuing"}
     assert "BEGIN CERTIFICATE" in served("authority", "show", "root")
     made = served.json("credential", "create", "--name", "a.example", "--uses", "1", "--expires-in", "12h")
     assert made["id"] in served("credential", "list")
     assert made["secret"] not in served("credential", "list")
     served("credential", "revoke", made["id"])
-    assert "no credential" in served("credential", "revoke", made["id"], status=1)
+    assert "is revoked" in served("credential", "revoke", made["id"], status=1)
+    assert made["id"] not in served("credential", "list")
+    assert made["id"] in served("credential", "list", "--all")
     (listener,) = served.json("certificate", "list")
     assert "dns:localhost" in served("certificate", "show", listener["serial"])
-    assert "to be replaced" in served("certificate", "replace", "1", "--reason", "test")
+    assert "to-be-replaced" in served("certificate", "replace", "1", "--reason", "test")
+    assert served.json("certificate", "list", "--state", "to-be-replaced", "--under", "localhost")
+    assert served.json("certificate", "list", "--serial", listener["serial"], "--sort", "expires")
+    assert "no certificates" in served("certificate", "list", "--expires-before", "1d")
     assert "valid" in served("certificate", "replace", "1", "--undo")
     assert "no open requests" in served("request", "list")
     assert "no such requests" in served("request", "list", "--state", "denied")
-    assert "no request" in served("request", "approve", "none", status=1)
+    assert "no such request" in served("request", "approve", "none", status=1)
+    assert "nothing waits" in served("approval", "list")
     assert "events checked" in served("audit", "verify")
+    assert "0 failed" in served("status")
+    assert "no jobs" in served("job", "list", "--state", "failed")
+    assert "no webhooks" in served("webhook", "list")
 
 
 def test_apply_reads_toml_json_and_standard_input(served: Shell, tmp_path: Path) -> None:
@@ -190,17 +161,28 @@ def test_a_row_is_one_line_where_no_terminal_shows_it(served: Shell) -> None:
     assert name in line
 
 
-def test_request_states_of_the_command_line_are_those_of_the_pipeline() -> None:
-    # One that ends in the transaction it begins in is never found.
-    assert {*RequestState} == {*State} - {State.RECEIVED}
+@pytest.mark.parametrize(
+    ("shown", "meant"),
+    [
+        # One that ends in the transaction it begins in is never found.
+        (RequestState, {*State} - {State.RECEIVED}),
+        (ShownApprovalState, {*ApprovalState}),
+        (CertificateState, {*certificate_search.State}),
+        (Kind, {*KINDS}),
+    ],
+)
+def test_words_of_the_command_line_are_those_of_the_product(shown: type[StrEnum], meant: set[str]) -> None:
+    assert {str(word) for word in shown} == {str(word) for word in meant}
 
 
 def test_a_key_is_blocked_by_its_digest_or_by_a_file_that_holds_it(served: Shell, tmp_path: Path) -> None:
     pem = served.json("certificate", "show", "1")
-    (tmp_path / "leaf.pem").write_text(pem["certificate"])
+    (tmp_path / "leaf.pem").write_text(pem["certificate_pem"])
     blocked = served.json("key", "block", str(tmp_path / "leaf.pem"), "--reason", "test")
     assert blocked["spki_sha256"] == pem["spki_sha256"]
-    assert served.json("key", "block", pem["spki_sha256"], "--reason", "test")["was_blocked"] is True
+    assert served.json("key", "block", pem["spki_sha256"], "--reason", "again")["why"] == "test"
+    assert served("key", "digest", str(tmp_path / "leaf.pem")).strip() == pem["spki_sha256"]
+    assert served.json("key", "show", pem["spki_sha256"])["unrevoked_certificates"] == [1]
     (tmp_path / "text.pem").write_text("nothing")
     served("key", "block", str(tmp_path / "text.pem"), "--reason", "test", status=1)
 
@@ -208,7 +190,7 @@ def test_a_key_is_blocked_by_its_digest_or_by_a_file_that_holds_it(served: Shell
 def test_without_a_server_commands_do_the_same_themselves_and_backup_restores(
     shell: Shell, tmp_path: Path
 ) -> None:
-    process = serve(shell)
+    process = shell.serve()
     archive = str(tmp_path / "backup.tar")
     assert "Whoever can read it" in shell("backup", archive)
     assert "in use by process" in shell(
@@ -227,9 +209,9 @@ def test_without_a_server_commands_do_the_same_themselves_and_backup_restores(
 def test_an_altered_audit_log_exits_with_5(shell: Shell) -> None:
     import sqlite3
 
-    process = serve(shell)
+    process = shell.serve()
     process.terminate()
     assert process.wait(timeout=20) == 0
     with sqlite3.connect(shell.folder / "data" / "certloom.db") as database:
         database.execute("UPDATE events SET kind = 'nothing.happened' WHERE sequence = 2")
-    assert "event 2: altered" in shell("audit", "verify", status=5)
+    assert "event 2: changed" in shell("audit", "verify", status=5)

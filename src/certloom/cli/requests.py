@@ -162,8 +162,11 @@ def _finish(
             )
     if run.json:
         show.as_json(request)
-    elif output is None or str(output) != "-":
-        show.record({name: value for name, value in request.items() if value not in (None, [], "")}, _FIRST)
+    elif str(output) != "-":
+        shown = {name: value for name, value in request.items() if value not in (None, [], "")}
+        if output is not None:
+            shown.pop("certificate_pem", None)
+        show.record(shown, _FIRST)
     for warning in request.get("warnings") or ():
         tell(f"warning: {warning['message']}")
     if state in _OPEN:
@@ -223,7 +226,7 @@ def listing(
         rows += run.client.rows("/requests", limit, state=each, **filters)
     # Ids begin with the time they were made.
     rows = sorted(rows, key=lambda row: str(row["id"]), reverse=True)[:limit]
-    columns = ("id", "state", "names", "profile", "created")
+    columns = ("id", "state", "names", "profile")
     run.table(rows, columns, "no such requests" if state else "no open requests")
 
 

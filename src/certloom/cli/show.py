@@ -11,7 +11,7 @@ from certloom.cli.terminal import fit, fit_json, fit_lines
 
 _TIME = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d)(?::\d\d)?(?:\.\d+)?(?:Z|\+00:00)")
 _WIDEST = 100_000
-_NEVER_WRAPPED = frozenset({"id", "not_after", "expires", "created", "time"})
+_NEVER_WRAPPED = frozenset({"id", "state", "kind", "not_after", "expires", "created", "at"})
 """An id is there to be copied; half a time says nothing."""
 
 
@@ -38,7 +38,7 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], nothing: st
     from rich.table import Table
     from rich.text import Text
 
-    made = Table(box=SIMPLE_HEAD, pad_edge=False)
+    made = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
     fields = []
     for column in columns:
         field, _, heading = column.partition("=")
@@ -73,7 +73,8 @@ def record(thing: Mapping[str, Any], first: Sequence[str] = ()) -> None:
 def _inline(thing: Any) -> str:
     if not isinstance(thing, Mapping):
         return text(thing)
-    return "; ".join(f"{fit(name.replace('_', ' '))} {text(value)}" for name, value in thing.items())
+    told = {name: value for name, value in thing.items() if value not in (None, "", [], {}, False)}
+    return "; ".join(f"{fit(name.replace('_', ' '))} {text(value)}" for name, value in told.items())
 
 
 def text(value: Any) -> str:
@@ -89,7 +90,7 @@ def text(value: Any) -> str:
     if isinstance(value, Mapping):
         if {"type", "value"} == value.keys():
             return f"{text(value['type'])}:{text(value['value'])}"
-        return fit(json.dumps(value, ensure_ascii=False))
+        return _inline(value) or "-"
     return fit(str(value))
 
 
