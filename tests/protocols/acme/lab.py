@@ -43,7 +43,7 @@ from certloom.store import authorities as authority_statements
 from certloom.store import configuration, requests
 from certloom.store.approvals import StoredApproval
 from certloom.store.authorities import StoredAuthority
-from certloom.store.base import Store, Tx
+from certloom.store.base import Row, Store, Tx
 from certloom.validation import Proof, Validated, ValidationFailed, ValidationRecord
 from tests.protocols.acme import signing
 from tests.protocols.acme.signing import Key, b64
@@ -438,9 +438,16 @@ class Lab:
         return await self.store.write(lambda tx: self.credentials.create_eab(tx, **how))
 
     async def idle(self) -> None:
-        """Wait until no job runs."""
+        """Wait until no job runs, and none is due that the runner has yet to take."""
+
+        def unit(tx: Tx) -> list[Row]:
+            return tx.all(
+                "SELECT 1 FROM jobs WHERE state = 'running' OR (state = 'waiting' AND due_ms <= ?)",
+                (self.clock.now_ms(),),
+            )
+
         for _ in range(2000):
-            left = await self.store.read(lambda tx: tx.all("SELECT 1 FROM jobs WHERE state = 'running'"))
+            left = await self.store.read(unit)
             if not left:
                 return
             await asyncio.sleep(0.002)
@@ -450,7 +457,6 @@ class Lab:
         """Let time pass, and jobs that became due run."""
         self.clock.advance(seconds)
         self.runner.wake()
-        await asyncio.sleep(0.01)
         await self.idle()
 
     async def count(self, table: str) -> int:
