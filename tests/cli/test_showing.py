@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,7 +18,9 @@ from certloom.cli.main import TREE, load
 from certloom.cli.terminal import fit_json
 from tests.cli.shell import COMMAND
 
-DOCS = Path(__file__).parents[2] / "docs/cli.md"
+TOP = Path(__file__).parents[2]
+DOCS = TOP / "docs/cli.md"
+PAGES = [TOP / "README.md", *sorted((TOP / "docs").glob("*.md"))]
 
 
 def commands(command: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -33,7 +37,9 @@ EVERY = [found for name in TREE for found in commands(load(name), (name,))]
 
 def test_nothing_raw_from_elsewhere_reaches_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     evil = "x\x1b]0;owned\x07\r\u202eexe.txt\x9b2J"
-    show.record({"name": evil, "names": [evil], "pem": f"a\n{evil}", "things": [{evil: evil}], evil: {"a": evil}})
+    show.record(
+        {"name": evil, "names": [evil], "pem": f"a\n{evil}", "things": [{evil: evil}], evil: {"a": evil}}
+    )
     show.table([{"name": evil, "id": evil}], ("id", "name"), "nothing")
     show.line(evil)
     show.as_json({"name": evil, evil: [evil]})
@@ -58,8 +64,8 @@ def test_times_are_shown_to_the_minute() -> None:
 def test_tables_fit_eighty_columns_of_a_terminal(tmp_path: Path) -> None:
     code = (
         "from certloom.cli import show; n = 'dns:' + 'a' * 60 + '.example.com';"
-        "show.table([{'id': 'f' * 32, 'names': [n, n], 'profile': 'p' * 40, 'expires': '2026-11-23T10:00:00Z'}],"
-        " ('id', 'names', 'profile', 'expires'), '')"
+        "row = {'id': 'f' * 32, 'names': [n, n], 'profile': 'p' * 40, 'expires': '2026-11-23T10:00:00Z'};"
+        "show.table([row], ('id', 'names', 'profile', 'expires'), '')"
     )
     environment = {**os.environ, "COLUMNS": "80", "TERM": "xterm", "FORCE_COLOR": "1", "NO_COLOR": "1"}
     done = subprocess.run(
@@ -82,22 +88,22 @@ def test_every_command_says_what_it_does_and_has_a_place_in_the_docs(
     assert f"certloom {' '.join(path)}" in page, f"docs/cli.md has no example of `certloom {' '.join(path)}`"
 
 
-def test_examples_in_the_docs_are_commands_with_options_that_there_are() -> None:
-    import shlex
-
-    known = {path: command for path, command in EVERY}
-    text = DOCS.read_text().replace("\\\n", " ")
-    lines = [line.strip() for line in text.splitlines() if line.strip().startswith("certloom ")]
-    assert len(lines) > 50
-    for line in lines:
-        words = shlex.split(line, comments=True)[1:]
+@pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
+def test_examples_in_the_docs_are_commands_with_options_that_there_are(page: Path) -> None:
+    known = dict(EVERY)
+    blocks = re.findall(r"^```sh\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+    for line in "".join(blocks).replace("\\\n", " ").splitlines():
+        found = re.match(r"(?:\S*/)?certloom (.*)", line.strip())
+        if found is None:
+            continue
+        words = shlex.split(found[1], comments=True)
         path = next((tuple(words[:n]) for n in (2, 1) if tuple(words[:n]) in known), None)
         if path is None:
             assert words[0].startswith("--"), line
             continue
-        options = {name for parameter in known[path].params for name in parameter.opts + parameter.secondary_opts}
-        used = {word.partition("=")[0] for word in words if word.startswith("-") and word != "-"}
-        assert used <= options | {"--help"}, line
+        there = {name for option in known[path].params for name in option.opts + option.secondary_opts}
+        used = {word.partition("=")[0] for word in words if re.match("-[-a-zA-Z]", word)}
+        assert used <= there | {"--help"}, (line, used - there)
 
 
 def test_the_help_of_the_table_is_about_the_same_commands() -> None:

@@ -14,11 +14,12 @@ from certloom.cli.options import NOT_INTACT, REFUSED, Limit
 from certloom.cli.progress import progress
 from certloom.cli.reach import fail
 from certloom.cli.run import Run, command, group
+from certloom.cli.values import moment_before
 
 app = group("The audit log.")
 
-Since = Annotated[str | None, typer.Option(help="From this moment on, such as 2026-11-23T10:00:00Z.")]
-Until = Annotated[str | None, typer.Option(help="Before this moment.")]
+Since = Annotated[str | None, typer.Option(help="From this day or moment on; 7d is seven days ago.")]
+Until = Annotated[str | None, typer.Option(help="Before this day or moment.")]
 _LONGEST_CHECKPOINT = 100_000
 
 
@@ -33,7 +34,13 @@ def listing(
     limit: Limit = 50,
 ) -> None:
     """Events, the newest first."""
-    filters = {"kind": kind, "subject": subject, "actor": actor, "since": since, "until": until}
+    filters = {
+        "kind": kind,
+        "subject": subject,
+        "actor": actor,
+        "since": moment_before(since),
+        "until": moment_before(until),
+    }
     rows = run.client.rows("/audit/events", limit, **filters)
     run.table(rows, ("at", "kind", "subject", "actor", "sequence=no."), "no such events")
 
@@ -48,7 +55,7 @@ def export(
     until: Until = None,
 ) -> None:
     """The chain as JSON lines, a signed checkpoint at the end."""
-    query = {"first": first, "last": last, "since": since, "until": until}
+    query = {"first": first, "last": last, "since": moment_before(since), "until": moment_before(until)}
     with progress("exporting") as told:
 
         def lines() -> Any:

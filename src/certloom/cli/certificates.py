@@ -17,7 +17,7 @@ from certloom.cli.options import REFUSED, Limit
 from certloom.cli.passwords import new_password
 from certloom.cli.reach import fail
 from certloom.cli.run import Run, command, group
-from certloom.cli.values import moment
+from certloom.cli.values import moment, moment_before
 
 app = group("The inventory.")
 key = group("Public keys.")
@@ -77,7 +77,9 @@ def listing(
         str | None, typer.Option(help="Ends before: a day, a moment, or 30d from now.")
     ] = None,
     expires_after: Annotated[str | None, typer.Option(help="Ends then or later.")] = None,
-    issued_before: Annotated[str | None, typer.Option(help="Issued before this day or moment.")] = None,
+    issued_before: Annotated[
+        str | None, typer.Option(help="Issued before this day or moment; 7d is seven days ago.")
+    ] = None,
     issued_after: Annotated[str | None, typer.Option(help="Issued then or later.")] = None,
     sort: Annotated[Order | None, typer.Option(help="The order; -issued unless expiry is filtered.")] = None,
     every: Annotated[bool, typer.Option("--all", help="All that match: JSON lines, as they come.")] = False,
@@ -99,8 +101,8 @@ def listing(
         "key_type": key_type,
         "expires_before": moment(expires_before),
         "expires_after": moment(expires_after),
-        "issued_before": moment(issued_before),
-        "issued_after": moment(issued_after),
+        "issued_before": moment_before(issued_before),
+        "issued_after": moment_before(issued_after),
         "sort": sort and sort.value,
     }
     if every:

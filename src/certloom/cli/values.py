@@ -24,20 +24,33 @@ def seconds(text: str | None) -> int | None:
 
 def from_now(text: str | None) -> str | None:
     """The moment that is such a time away, as the API takes it. Raises ``typer.BadParameter``."""
-    after = seconds(text)
-    if after is None:
+    return _away(text, 1)
+
+
+def _away(text: str | None, direction: int) -> str | None:
+    distance = seconds(text)
+    if distance is None:
         return None
     try:
-        moment = datetime.now(UTC) + timedelta(seconds=after)
+        reached = datetime.now(UTC) + direction * timedelta(seconds=distance)
     except OverflowError:
         raise typer.BadParameter(f"{text!r} is too long") from None
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return reached.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def moment(text: str | None) -> str | None:
     """A day, a moment or a time from now (``30d``), as the API takes it. Raises ``typer.BadParameter``."""
+    return _moment(text, 1)
+
+
+def moment_before(text: str | None) -> str | None:
+    """The same for what is past: ``30d`` is thirty days ago."""
+    return _moment(text, -1)
+
+
+def _moment(text: str | None, direction: int) -> str | None:
     if text is None or re.fullmatch(r"[0-9]+[smhdw]", text):
-        return from_now(text)
+        return _away(text, direction)
     try:
         parsed = datetime.fromisoformat(text)
     except ValueError:
