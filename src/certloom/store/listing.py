@@ -20,9 +20,9 @@ import msgspec
 
 from certloom.store.base import Row, Tx
 
-EXAMINED = 4000
+EXAMINED = 2000
 """Rows looked at for one page at most."""
-FEW = 2000
+FEW = 1000
 """Rows that are fetched and sorted for one page at most."""
 
 MOST_PARTS = 16
