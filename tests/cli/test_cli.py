@@ -108,7 +108,7 @@ def test_commands_reach_the_running_server(served: Shell) -> None:
     assert "valid" in served("certificate", "replace", "1", "--undo")
     assert "no open requests" in served("request", "list")
     assert "no such requests" in served("request", "list", "--state", "denied")
-    assert "no such request" in served("request", "approve", "none", status=1)
+    assert "there is no such thing" in served("request", "approve", "none", status=1)
     assert "nothing waits" in served("approval", "list")
     assert "events checked" in served("audit", "verify")
     assert "0 failed" in served("status")
@@ -147,6 +147,15 @@ def test_apply_reads_toml_json_and_standard_input(served: Shell, tmp_path: Path)
     (tmp_path / "pattern.toml").write_text(toml.replace("**.corp", "**corp"))
     output = served("apply", "-f", str(tmp_path / "pattern.toml"), status=1)
     assert "'**corp.example' is not a DNS name" in output
+    assert "`$.credentials[0].names[0]`" in output
+    several = toml.replace("**.corp", "**corp") + '[[channels]]\nname = "x"\nprofiles = ["none", "nor"]\n'
+    unreadable = several + '[[channels]]\nname = 3\n[[profiles]]\nname = "y"\n'
+    output = served("apply", "-f", "-", text=unreadable, status=1)
+    assert "2 things cannot be as declared" in output
+    assert "`$.channels[2].name`" in output
+    assert "`$.profiles[0].authority`" in output
+    output = served("apply", "-f", "-", text=several, status=1)
+    assert "no profile 'none' - at `$.channels[1].profiles`" in output
     assert "`$.credentials[0].names[0]`" in output
     assert "declares nothing" in served("apply", "-f", "-", text="")
     (tmp_path / "worse.toml").write_text("[[")

@@ -15,15 +15,18 @@ import msgspec
 
 from certloom.api import edits
 from certloom.api.edits import Change, DeclaredAuthority
+from certloom.api.findings import Findings
 from certloom.api.problems import CONFLICT, INVALID, Problem
 from certloom.api.routing import Answer, Authenticated, Call, Name, Time, at_or_none, route
 from certloom.api.rules import checked_all
 from certloom.api.services import Services
+from certloom.api.telling import told
 from certloom.audit import Origin
 from certloom.authorities.creation import NewCA
 from certloom.enrollment import rulebook
+from certloom.identity import issuing
 from certloom.identity.credentials import CredentialError, EABCredential, Terms
-from certloom.identity.principals import Thing
+from certloom.identity.principals import Principal, Thing
 from certloom.policy.channels import Channel
 from certloom.policy.name_rules import PatternError, check_pattern
 from certloom.policy.profiles import Profile
@@ -58,6 +61,15 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     rules: tuple[dict[str, Any], ...] = ()
     channels: tuple[Channel, ...] = ()
     credentials: tuple[DeclaredCredential, ...] = ()
+
+
+_TABLES: dict[str, Any] = {
+    "authorities": DeclaredAuthority,
+    "profiles": dict[str, Any],
+    "rules": dict[str, Any],
+    "channels": Channel,
+    "credentials": DeclaredCredential,
+}
 
 
 class Declaration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -117,7 +129,7 @@ async def apply(call: Call[None, None, Declaration]) -> Answer:
 
     def unit(tx: Tx) -> Answer:
         seen.clear()
-        applied = _put(tx, services, document, profiles, rules, new_cas, call.origin)
+        applied = _put(tx, services, document, profiles, rules, new_cas, call.principal, call.origin)
         if call.body.dry_run:
             seen.extend(applied.changes)
             raise _DryRun
@@ -132,26 +144,47 @@ async def apply(call: Call[None, None, Declaration]) -> Answer:
 
 
 def read_document(tree: dict[str, Any]) -> tuple[Document, list[Profile]]:
-    """A document, and its profiles. Raises ``Problem`` with the place of what is wrong."""
+    """A document, and its profiles. Raises ``Problem`` with all that is wrong, each with its place."""
+    findings = Findings()
     try:
         document = msgspec.convert(tree, Document, strict=False)
     except msgspec.ValidationError as error:
+        _read_one_by_one(tree, findings)
+        findings.tell()
         raise Problem(INVALID, str(error)) from None
-    return document, [
-        edits.read_profile(table, f"$.profiles[{i}]") for i, table in enumerate(document.profiles)
-    ]
+    profiles = []
+    for i, table in enumerate(document.profiles):
+        with findings.gather():
+            profiles.append(edits.read_profile(table, f"$.profiles[{i}]"))
+    findings.tell()
+    return document, profiles
+
+
+def _read_one_by_one(tree: dict[str, Any], findings: Findings) -> None:
+    """What is wrong with each table by itself: a whole document's first error would hide the others."""
+    for kind, type in _TABLES.items():
+        tables = tree.get(kind)
+        for i, table in enumerate(tables if isinstance(tables, list) else ()):
+            with findings.gather():
+                try:
+                    msgspec.convert(table, type, strict=False)
+                except msgspec.ValidationError as error:
+                    message, _, path = str(error).rpartition(" - at `$")
+                    raise edits.invalid(message or str(error), f"$.{kind}[{i}]{path.rstrip('`')}") from None
+                if kind == "profiles":
+                    edits.read_profile(table, f"$.profiles[{i}]")
 
 
 def _check_permissions(call: Call[Any, Any, Any], document: Document, profiles: Sequence[Profile]) -> None:
     """Before anything is said about what is there. Raises ``Problem``."""
     if document.authorities:
-        call.allow("authority.write")
+        call.allow_shared("authority.write")
     for profile in profiles:
-        call.allow("profile.write", Thing(profile=profile.name))
+        call.allow_shared("profile.write", profile=profile.name)
     if document.rules:
-        call.allow("rule.write")
+        call.allow_shared("rule.write")
     for channel in document.channels:
-        call.allow("channel.write", Thing(channel=f"acme/{channel.name}"))
+        call.allow_shared("channel.write", channel=f"acme/{channel.name}")
     for credential in document.credentials:
         call.allow("credential.write", Thing(owner="", team="", channel=f"acme/{credential.channel}"))
 
@@ -167,24 +200,32 @@ def _check(services: Services, document: Document, profiles: Sequence[Profile]) 
         twice = {name for name in names if names.count(name) > 1}
         if twice:
             raise Problem(INVALID, f"{kind} declares {sorted(twice)[0]!r} twice")
+    findings = Findings()
     authorities = {row.name for row in services.books.authority_rows()}
     for i, authority in enumerate(document.authorities):
-        edits.read_subject(authority, f"$.authorities[{i}]")
-        if authority.issuer is not None and authority.issuer not in authorities:
-            raise edits.invalid(f"there is no authority {authority.issuer!r}", f"$.authorities[{i}].issuer")
+        with findings.gather():
+            edits.read_subject(authority, f"$.authorities[{i}]")
+        with findings.gather():
+            if authority.issuer is not None and authority.issuer not in authorities:
+                place = f"$.authorities[{i}].issuer"
+                raise edits.invalid(f"there is no authority {authority.issuer!r}", place)
         authorities.add(authority.name)
     for i, profile in enumerate(profiles):
-        edits.check_profile(profile, authorities, f"$.profiles[{i}]")
+        with findings.gather():
+            edits.check_profile(profile, authorities, f"$.profiles[{i}]")
     known = {profile.name for profile in profiles} | services.books.profiles().keys()
     for i, channel in enumerate(document.channels):
-        edits.check_channel(channel, known, f"$.channels[{i}]")
+        with findings.gather():
+            edits.check_channel(channel, known, f"$.channels[{i}]")
     channels = {channel.name for channel in document.channels}
     for i, credential in enumerate(document.credentials):
-        if credential.channel not in channels and services.books.acme_channel(credential.channel) is None:
-            raise edits.invalid(
-                f"there is no ACME channel {credential.channel!r}", f"$.credentials[{i}].channel"
-            )
-        _check_names(credential, f"$.credentials[{i}]")
+        with findings.gather():
+            if credential.channel not in channels and services.books.acme_channel(credential.channel) is None:
+                place = f"$.credentials[{i}].channel"
+                raise edits.invalid(f"there is no ACME channel {credential.channel!r}", place)
+        with findings.gather():
+            _check_names(credential, f"$.credentials[{i}]")
+    findings.tell()
 
 
 def _check_names(credential: DeclaredCredential, path: str) -> None:
@@ -215,6 +256,7 @@ def _put(
     profiles: Sequence[Profile],
     rules: Sequence[Rule],
     new_cas: dict[str, NewCA],
+    by: Principal,
     origin: Origin,
 ) -> Applied:
     changes: list[Change] = []
@@ -229,7 +271,7 @@ def _put(
     for channel in document.channels:
         changes.append(edits.put_channel(tx, services, channel, origin))
     for credential in document.credentials:
-        changes.append(_put_credential(tx, services, credential, secrets, origin))
+        changes.append(_put_credential(tx, services, credential, secrets, by, origin))
     if any(change.change != "unchanged" for change in changes):
         configuration.touch(tx)
     return Applied(False, tuple(changes), tuple(secrets))
@@ -250,8 +292,14 @@ def _put_rule(tx: Tx, services: Services, rule: Rule, origin: Origin) -> Change:
 
 
 def _put_credential(
-    tx: Tx, services: Services, declared: DeclaredCredential, secrets: list[ShownOnce], origin: Origin
+    tx: Tx,
+    services: Services,
+    declared: DeclaredCredential,
+    secrets: list[ShownOnce],
+    by: Principal,
+    origin: Origin,
 ) -> Change:
+    """As if it were made or changed by itself, with all that this takes."""
     expires = None if declared.expires is None else int(declared.expires.timestamp())
     stored = credential_statements.get(tx, declared.id)
     try:
@@ -264,8 +312,10 @@ def _put_credential(
                 preauthorized=declared.preauthorized,
                 uses=declared.uses,
                 expires=expires,
+                owner=None if by.kind == "local" else by.owner,
                 origin=origin,
             )
+            _check_write(tx, services, by, made.id)
             secrets.append(shown_once(made, declared.channel, expires))
             return Change("credential", declared.id, "created", (f"channel {declared.channel}",))
         if stored.kind != "acme-eab" or stored.channel != declared.channel or stored.revoked is not None:
@@ -285,10 +335,20 @@ def _put_credential(
             expires=expires,
             team=stored.team,
         )
+        _check_write(tx, services, by, stored.id)
         services.credentials.change(tx, stored, terms, origin)
+        _check_write(tx, services, by, stored.id)
     except CredentialError as error:
         raise Problem(INVALID, f"credential {declared.id!r}: {error}") from None
     return Change("credential", declared.id, "changed", edits.differences(_encode(was), _encode(now)))
+
+
+def _check_write(tx: Tx, services: Services, by: Principal, id: str) -> None:
+    """Raises ``Problem`` unless they may make a credential that is as this one is now."""
+    now = credential_statements.get(tx, id)
+    assert now is not None
+    with told():
+        issuing.check_write(tx, services.people, by, now)
 
 
 def shown_once(eab: EABCredential, channel: str, expires: int | None = None) -> ShownOnce:
