@@ -54,7 +54,7 @@ class Server:
         self.token = run_once(config)
         self.log = folder / "log"
         with self.log.open("wb") as log:
-            command = [BIN / "certloom", "serve", "-c", config]
+            command: list[str | Path] = [BIN / "certloom", "serve", "-c", config]
             self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log)
         self.url = self._directory()
         self.root = folder / "data" / "root.pem"
@@ -109,7 +109,7 @@ def test_every_answer_is_as_the_document_says(server: Server, tmp_path: Path) ->
 
 
 def schemathesis(server: Server, folder: Path, *which: str) -> None:
-    command = [
+    command: list[str | Path] = [
         BIN / "schemathesis",
         "run",
         f"{server.url}/api/v1/openapi.json",

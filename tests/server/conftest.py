@@ -9,10 +9,12 @@ from typing import Any, TypeVar
 import msgspec
 import pytest
 
-from certloom.audit import Origin
+from certloom.api.app import API
+from certloom.api.inprocess import ask as ask_api
 from certloom.clock import Clock, SystemClock
-from certloom.server.operations import perform
+from certloom.identity.principals import local
 from certloom.server.rooms import Rooms, open_rooms
+from certloom.server.services import services
 from certloom.settings import Settings
 from certloom.settings.schema import Database, Listen, Logging
 from tests.server.listening import run
@@ -40,15 +42,35 @@ class Installation:
         result: T = run(main())
         return result
 
-    def perform(self, operation: str, **arguments: Any) -> Any:
-        """One operation, as the command line runs it where no server runs."""
-        return self.within(lambda rooms: ask(rooms, operation, **arguments))
+    def ask(self, method: str, path: str, body: Any = None) -> Any:
+        """Ask the API once, as the command line does where no server runs."""
+        return self.within(lambda rooms: ask(rooms, method, path, body))
 
 
-async def ask(rooms: Rooms, operation: str, /, **arguments: Any) -> Any:
-    """One operation, its result as JSON would carry it."""
-    result = await perform(rooms, operation, msgspec.json.encode(arguments), Origin("local:tester"))
-    return msgspec.json.decode(msgspec.json.encode(result))
+async def ask(rooms: Rooms, method: str, path: str, body: Any = None) -> Any:
+    """What the API answers the local operator."""
+    status, answer = await _asked(rooms, method, path, body)
+    assert status < 300, answer
+    return answer
+
+
+async def refused(rooms: Rooms, method: str, path: str, body: Any = None) -> tuple[str, str]:
+    """(code, detail) of the problem that the API answers with."""
+    status, answer = await _asked(rooms, method, path, body)
+    assert status >= 400, answer
+    return answer["code"], answer["detail"]
+
+
+async def _asked(rooms: Rooms, method: str, path: str, body: Any) -> tuple[int, Any]:
+    reply = await ask_api(
+        API(services(rooms)),
+        method,
+        f"/api/v1{path}",
+        principal=local("tester"),
+        headers={"content-type": "application/json"} if body is not None else {},
+        body=b"" if body is None else msgspec.json.encode(body),
+    )
+    return reply.status, msgspec.json.decode(reply.body) if reply.body else None
 
 
 @pytest.fixture

@@ -21,7 +21,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from certloom.audit import SYSTEM
 from certloom.clock import Clock, ManualClock, SystemClock
+from certloom.identity.principals import Grant
 from certloom.server.app import Application, build
 from certloom.server.data_dir import DataDirError
 from certloom.server.sockets import ListenError, bind, connect_unix
@@ -297,31 +299,67 @@ def test_the_plain_acme_listener_has_an_origin_of_its_own(settings: Settings) ->
     run(main())
 
 
-def test_the_admin_socket_is_its_owners_alone_and_answers_operations(settings: Settings) -> None:
+def test_the_admin_socket_is_its_owners_alone_and_answers_the_api(settings: Settings) -> None:
     deep = Path(settings.data_dir, "d" * 60, "e" * 60)  # longer than a socket's name may be
     settings = msgspec.structs.replace(settings, data_dir=str(deep))
+    channel = b'{"protocol":"acme","name":"lab","profiles":["tls-server"]}'
 
     async def main() -> None:
         async with running(settings) as application:
             path = application.rooms.data_dir.admin_socket
             assert path.stat().st_mode & 0o777 == 0o600
 
-            async def post(name: str, body: bytes) -> tuple[int, Any]:
+            async def asked(method: str, target: str, body: bytes = b"") -> tuple[int, Any]:
                 client = Client(*await asyncio.open_unix_connection(sock=connect_unix(path)))
-                head = f"POST /operations/{name} HTTP/1.1\r\nContent-Length: {len(body)}\r\n\r\n"
+                # What a client says about itself is no part of it: the kernel tells who it is.
+                head = (
+                    f"{method} /api/v1{target} HTTP/1.1\r\nContent-Type: application/json\r\n"
+                    f"Authorization: Bearer nonsense\r\nContent-Length: {len(body)}\r\n\r\n"
+                )
                 await client.send(head.encode() + body)
                 status, _, answer = await client.answer()
                 return status, msgspec.json.decode(answer)
 
-            status, made = await post("credential.create", b"{}")
-            assert (status, made["channel"]) == (200, "default")
-            status, problem = await post("profile.show", b'{"name":"none"}')
-            assert (status, problem["error"]["code"]) == (409, "not-found")
+            status, made = await asked("PUT", "/channels/acme/lab", channel)
+            assert (status, made["name"]) == (201, "lab")
+            status, problem = await asked("GET", "/profiles/none")
+            assert (status, problem["code"]) == (404, "not-found")
             actors = await application.rooms.store.scan(
                 lambda tx: tx.all("SELECT DISTINCT actor FROM events WHERE actor <> 'system'")
             )
             assert actors == [(f"local:{'root' if os.geteuid() == 0 else os.getlogin()}",)]
         assert not path.exists()
+
+    run(main())
+
+
+def test_the_api_answers_over_https_and_nowhere_in_the_clear(settings: Settings) -> None:
+    async def main() -> None:
+        async with running(settings) as application:
+            _, token = await application.rooms.store.write(
+                lambda tx: application.rooms.credentials.create_token(
+                    tx, grants=(Grant(role="auditor"),), origin=SYSTEM
+                )
+            )
+            context = ssl.create_default_context(cafile=str(application.rooms.data_dir.root_pem))
+            client = Client(
+                *await asyncio.open_connection(
+                    "127.0.0.1", port(application, "https"), ssl=context, server_hostname="localhost"
+                )
+            )
+            head = "GET /api/v1/authorities HTTP/1.1\r\nHost: x\r\n"
+            await client.send(f"{head}Authorization: Bearer {token}\r\n\r\n".encode())
+            status, headers, body = await client.answer()
+            assert (status, headers["content-type"]) == (200, "application/json")
+            assert [a["name"] for a in msgspec.json.decode(body)["items"]] == ["issuing", "root"]
+            await client.send(f"{head}\r\n".encode())
+            status, headers, body = await client.answer()
+            assert (status, headers["content-type"]) == (401, "application/problem+json")
+            large = b"POST /api/v1/declarations HTTP/1.1\r\nHost: x\r\nContent-Length: 9999999\r\n\r\n"
+            await client.send(large)
+            status, headers, body = await client.answer()
+            assert (status, msgspec.json.decode(body)["code"]) == (413, "too-large")
+            assert (await get(application, "/api/v1/version"))[0] == 404
 
     run(main())
 

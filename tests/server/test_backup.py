@@ -21,9 +21,9 @@ from certloom.settings.schema import Database
 from certloom.store import authorities as authority_statements
 from certloom.store import recovery
 from tests.postgresql import Cluster
-from tests.server.conftest import Installation, ask
+from tests.server.conftest import Installation, ask, refused
+from tests.server.enrolling import WEB, enrol
 from tests.server.listening import run
-from tests.server.test_operations import WEB, enrol
 
 ORIGIN = Origin("local:tester")
 
@@ -32,11 +32,11 @@ def back_up(installation: Installation, path: Path, clock: ManualClock) -> None:
     """An installation with one certificate and every CRL, backed up."""
 
     async def main(rooms: Rooms) -> None:
-        await ask(rooms, "apply", document={"profiles": [WEB]})
+        await ask(rooms, "POST", "/declarations", {"document": {"profiles": [WEB]}})
         await enrol(rooms, "before.corp.example")
         await rooms.crls.refresh()
-        result = await ask(rooms, "backup", path=str(path))
-        assert result["created"] == clock.now()
+        result = await ask(rooms, "POST", "/backups", {"path": str(path)})
+        assert (result["path"], result["manifest"]["created"]) == (str(path), clock.now())
 
     installation.within(main, clock)
 
@@ -70,10 +70,10 @@ def test_keys_and_database_come_back_together_elsewhere(
     put_back(elsewhere, archive, clock)
 
     async def main(rooms: Rooms) -> None:
-        (known,) = await ask(rooms, "certificate.list")
+        (known,) = (await ask(rooms, "GET", "/certificates"))["items"]
         assert known["names"] == ["dns:before.corp.example"]
         await enrol(rooms, "after.corp.example")  # the sealed CA key opens
-        assert (await ask(rooms, "audit.verify"))["intact"] is True
+        assert (await ask(rooms, "POST", "/audit/verification", {}))["intact"] is True
 
     elsewhere.within(main, clock)
 
@@ -87,7 +87,7 @@ def test_serials_and_the_time_since_the_backup_are_accounted_for(
 
     async def issue_more(rooms: Rooms) -> bytes:
         request = await enrol(rooms, "lost.corp.example")
-        shown = await ask(rooms, "certificate.show", certificate=str(request.certificate_id))
+        shown = await ask(rooms, "GET", f"/certificates/{request.certificate_id}")
         return bytes.fromhex(shown["serial"])
 
     either.within(issue_more, clock)
@@ -140,15 +140,15 @@ def test_a_backup_of_a_busy_installation_is_whole(
     archive = tmp_path / "backup.tar"
 
     async def main(rooms: Rooms) -> None:
-        await ask(rooms, "apply", document={"profiles": [WEB]})
+        await ask(rooms, "POST", "/declarations", {"document": {"profiles": [WEB]}})
         issuing = [enrol(rooms, f"n{i}.corp.example") for i in range(40)]
-        await asyncio.gather(ask(rooms, "backup", path=str(archive)), *issuing)
+        await asyncio.gather(ask(rooms, "POST", "/backups", {"path": str(archive)}), *issuing)
 
     either.within(main, clock)
     put_back(elsewhere, archive, clock)
 
     async def check(rooms: Rooms) -> None:
-        assert (await ask(rooms, "audit.verify"))["intact"] is True
+        assert (await ask(rooms, "POST", "/audit/verification", {}))["intact"] is True
         orphans = await rooms.store.scan(
             lambda tx: tx.all(
                 "SELECT c.id FROM certificates c LEFT JOIN enrolment_requests r ON r.id = c.request_id"
@@ -196,7 +196,7 @@ def test_restore_into_a_used_postgresql_database_needs_force(
 
     installation.within(while_open, clock)
     put_back(installation, archive, clock, force=True)
-    names = [c["names"] for c in installation.perform("certificate.list")]
+    names = [c["names"] for c in installation.ask("GET", "/certificates")["items"]]
     assert names == [["dns:before.corp.example"]]
 
 
@@ -252,12 +252,11 @@ def test_an_existing_file_is_never_overwritten(installation: Installation, tmp_p
     (tmp_path / "there.tar").write_text("mine")
 
     async def main(rooms: Rooms) -> None:
-        from certloom.server.operations import OperationError
-
-        with pytest.raises(OperationError, match="exists already"):
-            await ask(rooms, "backup", path=str(tmp_path / "there.tar"))
-        with pytest.raises(OperationError, match="no directory"):
-            await ask(rooms, "backup", path=str(tmp_path / "none" / "there.tar"))
+        for path, why in (("there.tar", "exists already"), ("none/there.tar", "no directory")):
+            code, detail = await refused(rooms, "POST", "/backups", {"path": str(tmp_path / path)})
+            assert code == "conflict"
+            assert why in detail
+        assert (await refused(rooms, "POST", "/backups", {"path": "relative.tar"}))[0] == "invalid"
 
     installation.within(main)
     assert (tmp_path / "there.tar").read_text() == "mine"
@@ -289,6 +288,6 @@ def test_no_server_starts_on_half_a_restore_and_the_restore_can_be_run_again(
         with pytest.raises(Killed):
             put_back(target, archive, clock)
     with pytest.raises(DataDirError, match="not completed"):
-        target.perform("profile.list")
+        target.ask("GET", "/profiles")
     put_back(target, archive, clock)
-    assert len(target.perform("certificate.list")) == 1
+    assert len(target.ask("GET", "/certificates")["items"]) == 1

@@ -70,7 +70,7 @@ def test_the_welcome_is_told_until_it_has_been_told(installation: Installation) 
     assert first[0] == second[0]
     assert first[1] != second[1]  # the one that was perhaps never seen is replaced
     assert installation.within(later)
-    tokens = [c for c in installation.perform("credential.list") if c["kind"] == "api-token"]
+    tokens = [c for c in installation.ask("GET", "/credentials")["items"] if c["kind"] == "api-token"]
     assert [c["revoked"] is None for c in tokens] == [False, True]
 
 

@@ -93,7 +93,7 @@ class Application:
             )
         )
         everything = below("/acme/", acme, below("/api/", api, below("/console/", console, pages)))
-        admin = AdminApp(rooms, below("/api/", api, pages))
+        admin = AdminApp(below("/api/", api, pages))
         seen = rooms.origins
         apps: dict[str, tuple[ASGIApp, str, bool]] = {
             "https": (everything, seen.https, True),
