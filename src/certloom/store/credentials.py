@@ -69,7 +69,7 @@ def _texts(text: str) -> tuple[str, ...]:
 
 
 def _credential(row: Row) -> StoredCredential:
-    return StoredCredential(
+    fields: Row = (
         *row[:_NAMES],
         _texts(row[_NAMES]),
         bool(row[_NAMES + 1]),
@@ -77,6 +77,7 @@ def _credential(row: Row) -> StoredCredential:
         _texts(row[_PROFILES]),
         *row[_PROFILES + 1 :],
     )
+    return StoredCredential(*fields)
 
 
 def _list(texts: Sequence[str]) -> str:

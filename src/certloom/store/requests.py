@@ -62,7 +62,7 @@ def _text(values: tuple[Reason, ...]) -> str:
 
 
 def of_row(row: Row) -> EnrolmentRequest:
-    return EnrolmentRequest(*row[:9], _reasons(row[9]), *row[10:])
+    return EnrolmentRequest(*(*row[:9], _reasons(row[9]), *row[10:]))
 
 
 def insert(tx: Tx, r: EnrolmentRequest) -> None:
