@@ -10,13 +10,14 @@ import msgspec
 from certloom.api import problems
 from certloom.api.problems import Problem, declare
 from certloom.api.requests import ChangeShown
-from certloom.api.routing import Answer, Call, Id, Page, Paging, at, at_or_none, route
+from certloom.api.routing import NOT_SEEN, Answer, Call, Id, Page, Paging, at, at_or_none, route
 from certloom.enrollment.agreement import still_missing
 from certloom.enrollment.approval_view import Difference, differences, earlier
 from certloom.enrollment.approvals import Changes, is_own, thing_of
 from certloom.enrollment.books import UnknownName
 from certloom.enrollment.errors import Refused
 from certloom.enrollment.states import ApprovalState
+from certloom.inventory.search import thing_of as thing_of_certificate
 from certloom.policy.decisions import Reason, Stage
 from certloom.store import approvals as statements
 from certloom.store import requests as request_statements
@@ -198,7 +199,9 @@ def _fields(a: StoredApproval) -> dict[str, Any]:
 
 
 def _in_full(call: Call[Any, Any, Any], tx: Tx, a: StoredApproval) -> ApprovalInFull:
-    before = earlier(tx, a)
+    # Whoever asks for a name sees the approval, and must not learn from it who else has certificates.
+    every = earlier(tx, a)
+    before = [c for c in every if call.may("certificate.read", thing_of_certificate(c))]
     try:
         profile, _ = call.services.books.profile(a.profile, a.profile_version)
     except UnknownName:
@@ -223,7 +226,7 @@ def _in_full(call: Call[Any, Any, Any], tx: Tx, a: StoredApproval) -> ApprovalIn
             ChangeShown(c.name, at(c.at), c.lifetime_before, c.lifetime, c.names_before, c.names)
             for c in a.changes
         ),
-        differences=tuple(differences(a, before, profile)),
+        differences=tuple(differences(a, before, profile, hidden=len(before) < len(every))),
         earlier=tuple(
             Earlier(
                 c.id,
@@ -282,7 +285,7 @@ async def listing(call: Call[None, ApprovalQuery, None]) -> Answer:
 def _get(tx: Tx, id: str) -> StoredApproval:
     approval = statements.get(tx, id)
     if approval is None:
-        raise Problem(problems.NOT_FOUND, "there is no such approval")
+        raise Problem(problems.NOT_FOUND, NOT_SEEN)
     return approval
 
 

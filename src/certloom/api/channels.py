@@ -91,7 +91,7 @@ async def show(call: Call[ChannelPath, None, None]) -> Answer:
 async def put(call: Call[ChannelPath, None, Channel]) -> Answer:
     """It is served at once, and within seconds by every other server of the installation."""
     services, path, channel = call.services, call.path, call.body
-    call.allow("channel.write", path.thing)
+    call.allow_shared("channel.write", channel=f"{path.protocol}/{path.name}")
     if channel.name != path.name:
         raise edits.invalid(f"this is the channel {path.name!r}", "$.name")
 
@@ -126,7 +126,7 @@ async def put(call: Call[ChannelPath, None, Channel]) -> Answer:
 async def delete(call: Call[ChannelPath, None, None]) -> Answer:
     """Its clients find nothing there any more; what they were issued stays as it is."""
     path = call.path
-    call.allow("channel.write", path.thing)
+    call.allow_shared("channel.write", channel=f"{path.protocol}/{path.name}")
 
     def unit(tx: Tx) -> None:
         body = configuration.channel(tx, path.protocol, path.name)

@@ -95,7 +95,7 @@ async def show(call: Call[JobPath, None, None]) -> Answer:
 )
 async def retry(call: Call[JobPath, None, None]) -> Answer:
     """It is due at once, and has all its attempts again."""
-    call.allow("job.write")
+    call.allow_shared("job.write")
     id, clock = call.path.id, call.services.clock
 
     def unit(tx: Tx) -> Answer:

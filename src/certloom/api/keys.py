@@ -11,13 +11,10 @@ from certloom.api import problems
 from certloom.api.problems import Problem
 from certloom.api.routing import Answer, Call, at, route
 from certloom.audit import record
-from certloom.identity.principals import Thing
 from certloom.store import certificates as statements
 from certloom.store.base import Tx
 
 _MOST_COUNTED = 1000
-_EVERYWHERE = Thing(owner="", team="", profile="", channel="")
-"""A key is blocked for everybody: that takes a role without a scope."""
 
 Digest = Annotated[
     str,
@@ -62,7 +59,7 @@ async def block(call: Call[None, None, Block]) -> Answer:
     digest = bytes.fromhex(call.body.spki_sha256)
 
     def unit(tx: Tx) -> Answer:
-        call.allow("key.block", _EVERYWHERE)
+        call.allow_shared("key.block")
         clock = call.services.clock
         new = statements.block_key(tx, digest, call.body.why, clock.now())
         if new:
@@ -89,7 +86,7 @@ async def block(call: Call[None, None, Block]) -> Answer:
     tag="keys",
 )
 async def show(call: Call[KeyPath, None, None]) -> Answer:
-    call.allow("key.block", _EVERYWHERE)
+    call.allow_shared("key.block")
     return Answer(await call.services.store.read(lambda tx: _shown(tx, bytes.fromhex(call.path.spki))))
 
 

@@ -79,7 +79,7 @@ async def run(call: Call[None, None, Planned]) -> Answer:
 
     As `application/jsonl` it tells its progress and each certificate as they come. Nothing is changed.
     """
-    call.allow("plan.run")
+    call.allow_shared("plan.run")
     media = call.accepts(JSON, JSON_LINES)
     services = call.services
     await services.refresh()

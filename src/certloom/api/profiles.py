@@ -172,7 +172,7 @@ async def put(call: Call[ProfilePath, None, dict[str, Any]]) -> Answer:
     channels, and nobody can ask for it there.
     """
     services, name = call.services, call.path.name
-    call.allow("profile.write", Thing(profile=name))
+    call.allow_shared("profile.write", profile=name)
     table = {"name": name, **call.body}
     if table["name"] != name:
         raise edits.invalid(f"this is the profile {name!r}", "$.name")

@@ -13,6 +13,7 @@ import msgspec
 from certloom.api import problems
 from certloom.api.problems import Problem, declare
 from certloom.api.routing import (
+    NOT_SEEN,
     Answer,
     Call,
     Id,
@@ -33,6 +34,7 @@ from certloom.enrollment.errors import Refused
 from certloom.enrollment.server_keys import MadeKey, encrypted
 from certloom.enrollment.states import State
 from certloom.identity.principals import Principal, Thing
+from certloom.inventory.search import thing_of as thing_of_certificate
 from certloom.pki.csr import CertificateRequest, CSRError, parse_csr
 from certloom.pki.identifiers import Identifier, IdentifierError, IdentifierType, parse, parse_dns
 from certloom.pki.names import BadName, parse_name
@@ -449,7 +451,7 @@ def _team(principal: Principal, wanted: str | None) -> str | None:
 def _check_names(principal: Principal, profile: str, team: str | None, names: tuple[Identifier, ...]) -> None:
     """Raises 403, with a reason for each name that is not theirs."""
 
-    def may(some: tuple[Identifier, ...]) -> bool:
+    def may(some: tuple[Identifier, ...] | None) -> bool:
         thing = Thing(
             owner=principal.owner,
             team=team or "",
@@ -461,7 +463,7 @@ def _check_names(principal: Principal, profile: str, team: str | None, names: tu
 
     if may(names):
         return
-    if not may(()):
+    if not may(None):
         raise Problem(
             problems.FORBIDDEN, "this takes the permission request.create for that profile and team"
         )
@@ -475,12 +477,10 @@ def _check_names(principal: Principal, profile: str, team: str | None, names: tu
 
 async def _check_predecessor(call: Call[Any, Any, Any], id: int) -> None:
     found = await call.services.store.read(lambda tx: certificate_statements.get(tx, id))
-    if found is not None:
-        thing = Thing(
-            owner=found.owner or "", team=found.team or "", profile=found.profile, names=found.identifiers
-        )
-        if (found.owner == call.principal.owner) or call.principal.may("certificate.replace", thing):
-            return
+    if found is not None and (
+        found.owner == call.principal.owner or call.may("certificate.replace", thing_of_certificate(found))
+    ):
+        return
     raise Problem(problems.INVALID, "replaces: there is no such certificate of yours")
 
 
@@ -518,7 +518,7 @@ async def listing(call: Call[None, RequestQuery, None]) -> Answer:
 def _get(tx: Tx, id: str, *, lock: bool = False) -> EnrolmentRequest:
     request = statements.get(tx, id, lock=lock)
     if request is None:
-        raise Problem(problems.NOT_FOUND, "there is no such request")
+        raise Problem(problems.NOT_FOUND, NOT_SEEN)
     return request
 
 

@@ -66,7 +66,7 @@ from certloom.api import problems
 from certloom.api.problems import Problem
 from certloom.api.services import Services
 from certloom.audit import Origin
-from certloom.identity.principals import ANYTHING, PERMISSIONS, Principal, Thing
+from certloom.identity.principals import ANYTHING, PERMISSIONS, Principal, Thing, shared
 from certloom.store.base import Tx
 
 P = TypeVar("P")
@@ -101,6 +101,9 @@ class Authenticated(msgspec.Struct, frozen=True):
 Access = str | Public | Authenticated
 
 NOBODY = Principal(kind="nobody", id="", name="nobody", owner="")
+
+NOT_SEEN = "there is no such thing, or it is not yours to see"
+"""With 404: what is there and hidden must not look other than what is not there."""
 
 
 class Media(msgspec.Struct, frozen=True):
@@ -300,8 +303,13 @@ class Call(Generic[P, Q, B]):
             return
         sight = permission.partition(".")[0] + ".read"
         if sight in PERMISSIONS and not self.principal.may(sight, thing):
-            raise Problem(problems.NOT_FOUND, "there is no such thing, or it is not yours to see")
+            raise Problem(problems.NOT_FOUND, NOT_SEEN)
         raise Problem(problems.FORBIDDEN, f"this takes the permission {permission} here")
+
+    def allow_shared(self, permission: str, *, profile: str = "", channel: str = "") -> None:
+        """Raise 403 unless a grant without a narrower scope lets them: it is about everybody's."""
+        if not self.principal.may(permission, shared(profile=profile, channel=channel)):
+            raise Problem(problems.FORBIDDEN, f"this takes the permission {permission} in a wider scope")
 
     def may(self, permission: str, thing: Thing = ANYTHING) -> bool:
         """Whether they may, for sifting rows."""

@@ -10,10 +10,10 @@ import msgspec
 
 from certloom.api import problems
 from certloom.api.problems import Problem
-from certloom.api.routing import Answer, Call, Name, Page, Paging, RowId, at, etag, route
+from certloom.api.requests import thing_of
+from certloom.api.routing import NOT_SEEN, Answer, Call, Name, Page, Paging, RowId, at, etag, route
 from certloom.enrollment import rulebook
 from certloom.enrollment.explaining import Supposed, explain_request, explain_supposed
-from certloom.identity.principals import Thing
 from certloom.pki.csr import CSRError, parse_csr
 from certloom.pki.identifiers import Identifier, IdentifierError, parse
 from certloom.pki.names import Name as Subject
@@ -159,7 +159,7 @@ async def show(call: Call[RulePath, None, None]) -> Answer:
 )
 async def put(call: Call[RulePath, None, RuleTerms]) -> Answer:
     """Each change is a version of its own. A condition that could take too long is refused."""
-    call.allow("rule.write")
+    call.allow_shared("rule.write")
     rule = await _checked({"name": call.path.name, **msgspec.structs.asdict(call.body)})
 
     def unit(tx: Tx) -> Answer:
@@ -191,7 +191,7 @@ async def put(call: Call[RulePath, None, RuleTerms]) -> Answer:
 )
 async def remove(call: Call[RulePath, None, None]) -> Answer:
     """It is no longer asked. Its versions can still be seen, since requests tell of them."""
-    call.allow("rule.write")
+    call.allow_shared("rule.write")
 
     def unit(tx: Tx) -> None:
         known = _found(statements.newest(tx, call.path.name))
@@ -270,14 +270,8 @@ async def explanation(call: Call[None, None, Questioned]) -> Answer:
     def unit(tx: Tx) -> Explanation:
         request = request_statements.get(tx, body.request)
         if request is None:
-            raise Problem(problems.NOT_FOUND, "there is no such request, or it is not yours to see")
-        thing = Thing(
-            owner=request.owner or "",
-            team=request.team or "",
-            profile=request.profile,
-            channel=f"{request.protocol}/{request.channel}",
-        )
-        call.allow("request.read", thing)
+            raise Problem(problems.NOT_FOUND, NOT_SEEN)
+        call.allow("request.read", thing_of(request))
         return explain_request(tx, services.books, request, now)
 
     return Answer(await services.store.scan(unit))

@@ -126,7 +126,7 @@ async def status(call: Call[None, None, None]) -> Answer:
 )
 async def backup(call: Call[None, None, BackupRequest]) -> Answer:
     """The database as of one moment and the data key, in one file on the server, while everything goes on."""
-    call.allow("system.backup")
+    call.allow_shared("system.backup")
     services = call.services
     path, manifest = await services.backup(call.body.path, call.principal.kind == "local")
     answer = Answer(Backup(path, msgspec.to_builtins(manifest)), 201)

@@ -9,7 +9,8 @@ from certloom.console.visit import Visit
 from certloom.enrollment.approvals import Approvals as EnrollmentApprovals
 from certloom.enrollment.approvals import Changes, is_own, thing_of
 from certloom.enrollment.errors import EnrollmentError, Refused
-from certloom.identity.principals import Principal, Thing
+from certloom.identity.principals import Principal
+from certloom.inventory.search import thing_of as thing_of_certificate
 from certloom.policy.decisions import Reason
 from certloom.policy.durations import format_duration, parse_duration
 from certloom.store import approvals as statements
@@ -170,7 +171,7 @@ class Approvals:
         for name in approval.effective_names[:_MOST_NAMES]:
             identifier = certificate_statements.as_identifier(name)
             for certificate in certificate_statements.by_name(tx, identifier, _EARLIER):
-                if principal.may("certificate.read", _thing_of(certificate)):
+                if principal.may("certificate.read", thing_of_certificate(certificate)):
                     found[certificate.id] = certificate
                 else:
                     hidden = True
@@ -187,15 +188,6 @@ class Approvals:
             and names & set(other.effective_names)
             and _may_see(other, principal)
         )[:10]
-
-
-def _thing_of(certificate: StoredCertificate) -> Thing:
-    return Thing(
-        owner=certificate.owner or "",
-        team=certificate.team or "",
-        profile=certificate.profile,
-        names=certificate.identifiers,
-    )
 
 
 def _may_see(approval: StoredApproval, principal: Principal) -> bool:

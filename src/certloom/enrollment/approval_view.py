@@ -21,7 +21,8 @@ class Difference(msgspec.Struct, frozen=True):
     """One thing that an approver should notice."""
 
     what: str
-    """``names``, ``requester``, ``owner``, ``team``, ``profile``, ``key``, ``lifetime`` or ``first``."""
+    """``names``, ``requester``, ``owner``, ``team``, ``profile``, ``key``, ``lifetime``, ``first`` or
+    ``hidden``."""
     message: str
 
 
@@ -39,10 +40,15 @@ def earlier(tx: Tx, approval: StoredApproval) -> list[StoredCertificate]:
 
 
 def differences(
-    approval: StoredApproval, before: list[StoredCertificate], profile: Profile | None
+    approval: StoredApproval, before: list[StoredCertificate], profile: Profile | None, *, hidden: bool
 ) -> list[Difference]:
-    """What is other than with the newest certificate of these names, and than the profile's own choice."""
+    """What is other than with the newest certificate of these names, and than the profile's own choice.
+
+    ``hidden``: there are some besides those of ``before``, which whoever looks may not see.
+    """
     found: list[Difference] = []
+    if hidden:
+        found.append(Difference("hidden", "there are certificates for these names that are not yours to see"))
     lifetime = approval.changed_lifetime or approval.asked.lifetime
     if profile is not None and lifetime is not None and lifetime != profile.validity.default:
         found.append(
@@ -52,6 +58,8 @@ def differences(
         )
     had = {name for certificate in before for name in certificate.names}
     new = [name for name in approval.effective_names if name not in had]
+    if not before and hidden:
+        return found
     if not before:
         return [*found, Difference("first", "there was no certificate for any of these names before")]
     if new:

@@ -7,8 +7,8 @@ what acts as another person can be made only by who may manage that person's acc
 
 from __future__ import annotations
 
-from certloom.identity.authentication import SERVICE
-from certloom.identity.credentials import CredentialError, scope_of
+from certloom.identity.authentication import API_TOKEN, SERVICE
+from certloom.identity.credentials import CredentialError, is_service, scope_of
 from certloom.identity.delegation import Refusal, check_giving, covers
 from certloom.identity.grants import check_grants, custom_roles, decode_grants
 from certloom.identity.kinds import KINDS
@@ -28,15 +28,18 @@ def may_see(by: Principal, credential: StoredCredential) -> bool:
 
 
 def is_own(by: Principal, credential: StoredCredential) -> bool:
-    """Whether it is theirs, and acts as them."""
-    return KINDS[credential.kind].acts and credential.owner == by.owner
+    """Whether it is theirs, and acts as them. Services of one name in two teams are two services."""
+    if not KINDS[credential.kind].acts or credential.owner != by.owner:
+        return False
+    return not is_service(by.owner) or credential.team == (by.teams[0] if by.teams else None)
 
 
 def check_write(tx: Tx, people: People, by: Principal, credential: StoredCredential) -> None:
     """Raises ``Refusal`` unless they may change or rotate a credential (and so be shown its new secret), or
     make one that is so. ``CredentialError`` or ``GrantError`` where it names what there is not."""
     kind = KINDS[credential.kind]
-    personal = is_own(by, credential) and by.kind == "person"
+    # Not so a client certificate's: whose name or key is claimed twice stands for nobody any more.
+    personal = is_own(by, credential) and by.kind == "person" and credential.kind == API_TOKEN
     if not personal and not covers(by, "credential.write", _scope(credential), credential.owner):
         raise Refusal("this takes the permission credential.write for that team, channel, profiles and names")
     grants = decode_grants(credential.grants)
@@ -68,9 +71,11 @@ def _scope(credential: StoredCredential) -> Scope:
 
 def _check_owner(tx: Tx, people: People, by: Principal, credential: StoredCredential) -> None:
     owner = credential.owner
-    if owner is None or owner == by.owner:
+    if owner == by.owner:
         return
-    if owner.startswith(SERVICE):
+    if owner is None:
+        pass  # it is nobody's, and whoever has it asks on nobody's behalf
+    elif owner.startswith(SERVICE):
         name = owner.removeprefix(SERVICE)
         if not name or len(name) > 128 or not name.isprintable():
             raise CredentialError("owner: a service has a name of at most 128 characters")

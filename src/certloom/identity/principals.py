@@ -137,8 +137,9 @@ class Thing(msgspec.Struct, frozen=True, kw_only=True):
     """What a permission is wanted for, as far as scopes care.
 
     An axis that is None does not apply to such things (an authority has no team), and no scope restricts it.
-    An axis that applies but holds nothing (a certificate of no team: ``""``) is outside every scope that
-    restricts it; so is what has no owner (``""``) for roles that reach only what is one's own.
+    An axis that applies but holds nothing (a certificate of no team: ``""``, of no names: ``()``) is outside
+    every scope that restricts it; so is what has no owner (``""``) for roles that reach only what is one's
+    own.
     """
 
     owner: str | None = None
@@ -150,6 +151,15 @@ class Thing(msgspec.Struct, frozen=True, kw_only=True):
 
 
 ANYTHING = Thing()
+
+
+def shared(*, profile: str = "", channel: str = "") -> Thing:
+    """What everybody lives by: a profile, a channel, or (with neither) the installation as a whole.
+
+    To see it may be for whoever has anything to do with it. To change it, or to see what it holds of
+    everybody, takes a grant that nothing else restricts: a team's operator is not everybody's.
+    """
+    return Thing(owner="", team="", profile=profile, channel=channel, names=())
 
 
 class _Held(msgspec.Struct, frozen=True):
@@ -254,6 +264,9 @@ def _covers(scope: Scope, thing: Thing) -> bool:
         and (
             not scope.names
             or thing.names is None
-            or all(any(matches(pattern, name) for pattern in scope.names) for name in thing.names)
+            or (
+                bool(thing.names)
+                and all(any(matches(pattern, name) for pattern in scope.names) for name in thing.names)
+            )
         )
     )
