@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from certloom.api.app import API
-from certloom.api.inprocess import Reply, ask
 from certloom.clock import ManualClock
 from certloom.identity.principals import local
+from tests.api.asking import Reply, ask
 from tests.api.test_requests_and_approvals import Client, serving
 from tests.conftest import run
 from tests.enrollment.people import person

@@ -11,7 +11,6 @@ import msgspec
 import pytest
 
 from certloom.api.app import API
-from certloom.api.inprocess import Reply, ask
 from certloom.api.routing import ROUTES, Answer, Call, Public, Stream, route
 from certloom.audit import Origin
 from certloom.clock import ManualClock
@@ -21,6 +20,7 @@ from certloom.server.services import services
 from certloom.settings.schema import API as APISettings
 from certloom.settings.schema import Database, Logging, Settings
 from certloom.store import configuration
+from tests.api.asking import Reply, ask
 from tests.conftest import run
 
 ADMIN = local("tester")

@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 
 from certloom.api.app import API
-from certloom.api.inprocess import Reply, ask
 from certloom.api.resources import table
 from certloom.api.routing import Authenticated, Public, Route
 from certloom.clock import ManualClock
@@ -29,6 +28,7 @@ from certloom.identity.principals import (
     holding,
     local,
 )
+from tests.api.asking import Reply, ask
 from tests.api.test_requests_and_approvals import ALICE, Client, pem, serving
 from tests.conftest import run
 

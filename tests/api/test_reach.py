@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from certloom.api.inprocess import Reply
 from certloom.clock import ManualClock
 from certloom.identity.principals import PERMISSIONS, Grant, Principal, Role, Scope, holding, local
+from tests.api.asking import Reply
 from tests.api.test_requests_and_approvals import ALICE, pem, serving
 from tests.conftest import run
 from tests.enrollment.people import BOB, person

@@ -16,7 +16,6 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key, pkcs12
 
 from certloom.api.app import API
-from certloom.api.inprocess import Reply, ask
 from certloom.clock import ManualClock
 from certloom.identity.principals import Grant, Principal, Scope, holding
 from certloom.policy.profiles import encode_profile
@@ -25,6 +24,7 @@ from certloom.server.services import services
 from certloom.settings.schema import Database, Settings
 from certloom.store import configuration
 from certloom.store.base import Tx
+from tests.api.asking import Reply, ask
 from tests.conftest import run
 from tests.enrollment.people import BOB, CAROL, SAM, person, profile
 from tests.protocols.acme.lab import make_csr

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from certloom.api.app import API
-from certloom.api.inprocess import Reply, ask
 from certloom.clock import ManualClock
 from certloom.identity.principals import Grant, Principal, Role, Scope, holding, local
 from certloom.server.rooms import Rooms, open_rooms
 from certloom.server.services import services
 from certloom.settings.schema import Database, Outbound, Settings
+from tests.api.asking import Reply, ask
 from tests.conftest import run
 from tests.enrollment.people import person
 from tests.notifications.receivers import receiving

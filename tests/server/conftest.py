@@ -10,13 +10,13 @@ import msgspec
 import pytest
 
 from certloom.api.app import API
-from certloom.api.inprocess import ask as ask_api
 from certloom.clock import Clock, SystemClock
 from certloom.identity.principals import local
 from certloom.server.rooms import Rooms, open_rooms
 from certloom.server.services import services
 from certloom.settings import Settings
 from certloom.settings.schema import Database, Listen, Logging
+from tests.api.asking import ask as ask_api
 from tests.server.listening import run
 
 T = TypeVar("T")

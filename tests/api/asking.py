@@ -1,4 +1,4 @@
-"""Asking the API without a listener: for the command line where no server runs, and for tests."""
+"""Asking the API without a listener."""
 
 from __future__ import annotations
 
