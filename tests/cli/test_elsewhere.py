@@ -37,6 +37,7 @@ PASSWORD = "correct horse battery staple"
 def operator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
     """On the server's own machine, with a profile that people must agree to and two people."""
     shell = Shell(tmp_path_factory.mktemp("operator"))
+    shell.config.write_text(shell.config.read_text() + 'https_client = "127.0.0.1:0"\n')
     process = shell.serve()
     shell("apply", "-f", "-", text=PROFILE)
     for name, roles in (("alice", ["requester", "approver"]), ("bob", ["approver"])):
@@ -54,8 +55,10 @@ def person(operator: Shell, folder: Path, name: str) -> Shell:
     return shell
 
 
-def write_csr(path: Path, name: str) -> x509.CertificateSigningRequest:
-    key = ec.generate_private_key(ec.SECP256R1())
+def write_csr(
+    path: Path, name: str, key: ec.EllipticCurvePrivateKey | None = None
+) -> x509.CertificateSigningRequest:
+    key = key or ec.generate_private_key(ec.SECP256R1())
     csr = (
         x509.CertificateSigningRequestBuilder()
         .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
@@ -111,6 +114,29 @@ def test_a_token_proves_who_asks_from_a_file_or_the_environment(operator: Shell,
     robot("profile", "list", status=7)
     robot.remote["CERTLOOM_TOKEN"] = "two words"
     assert "holds no token" in robot("profile", "list", status=2)
+
+
+def test_a_client_certificate_proves_who_asks(operator: Shell, tmp_path: Path) -> None:
+    key, cert = tmp_path / "robot.key", tmp_path / "robot.pem"
+    private = ec.generate_private_key(ec.SECP256R1())
+    key.write_bytes(
+        private.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+    )
+    write_csr(tmp_path / "robot.csr", "robot.example.com", private)
+    operator(
+        "request", "submit", "--profile", "tls-client", "--csr", str(tmp_path / "robot.csr"), "-o", str(cert)
+    )
+    digest = operator("key", "digest", str(cert)).strip()
+    words = ("--kind", "client-certificate", "--spki", digest, "--service", "robot", "--role", "auditor")
+    operator("credential", "create", *words)
+    lines = (json.loads(line) for line in (operator.folder / "stderr").read_text().splitlines())
+    (address,) = (line["at"] for line in lines if line.get("listener") == "https_client")
+    robot = operator.elsewhere(tmp_path / "robot", CERTLOOM_SERVER=f"https://{address}")
+    assert robot.json("whoami", "--cert", str(cert), "--key", str(key))["kind"] == "client-certificate"
+    robot("whoami", status=7)
+    robot("whoami", "--cert", str(key), status=2)
 
 
 def test_a_server_that_is_not_trusted_or_not_there_exits_with_4(operator: Shell, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from certloom.cli import show
-from certloom.cli.client import Answer, at
+from certloom.cli.client import BASE, Answer, at
 from certloom.cli.files import read, save
 from certloom.cli.options import REFUSED, USAGE, WAITING, Limit
 from certloom.cli.progress import progress
@@ -95,6 +95,9 @@ def submit(
     body |= {field: value for field, value in optional.items() if value is not None}
     limit = seconds(timeout) or 0
     answer = run.client.create("/requests", body)
+    if answer.value is None:
+        # It waits, and the answer only says where to look.
+        answer = run.client.answer("GET", answer.headers["location"].removeprefix(BASE))
     if wait:
         answer = _until_over(run, answer, limit)
     _finish(run, answer.value, output, key_output, key_password_file)
