@@ -150,7 +150,8 @@ def claim(
 def older_one_runs(tx: Tx, job: Job, now_ms: int) -> bool:
     """Whether a job of the same kind and key that was made before this one is being run."""
     row = tx.one(
-        "SELECT 1 FROM jobs WHERE state = 'running' AND kind = ? AND key = ? AND id < ? AND lease_until_ms > ?",
+        "SELECT 1 FROM jobs WHERE state = 'running' AND kind = ? AND key = ? AND id < ?"
+        " AND lease_until_ms > ?",
         (job.kind, job.key, job.id, now_ms),
     )
     return row is not None

@@ -40,7 +40,9 @@ def insert(tx: Tx, principal: str, key: str, kept: KeptAnswer) -> bool:
 
 def delete_older(tx: Tx, principal: str, key: str, before: int) -> None:
     """Forget one answer if it is from before that second."""
-    tx.run("DELETE FROM idempotency WHERE principal = ? AND key = ? AND created < ?", (principal, key, before))
+    tx.run(
+        "DELETE FROM idempotency WHERE principal = ? AND key = ? AND created < ?", (principal, key, before)
+    )
 
 
 def prune(tx: Tx, before: int, limit: int) -> int:
