@@ -161,17 +161,6 @@ def by_key(tx: Tx, spki_sha256: bytes, limit: int = 1000) -> list[StoredCertific
     ]
 
 
-def newest(tx: Tx, limit: int, before: int | None = None) -> list[StoredCertificate]:
-    """The newest certificates, newest first; ``before`` is the last id of the page before."""
-    where, params = ("", ()) if before is None else (" WHERE id < ?", (before,))
-    return [
-        _certificate(row)
-        for row in tx.all(
-            f"SELECT {_COLUMNS} FROM certificates{where} ORDER BY id DESC LIMIT ?", (*params, limit)
-        )
-    ]
-
-
 def chunk(tx: Tx, after: int, limit: int) -> list[StoredCertificate]:
     """Certificates by id, from the one after ``after``: for walking the whole inventory with ``scan``."""
     return [
