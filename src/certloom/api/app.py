@@ -26,6 +26,7 @@ from certloom.api.services import Services
 from certloom.audit import Origin
 from certloom.enrollment.books import UnknownName
 from certloom.enrollment.errors import EnrollmentError, Unavailable, Waiting
+from certloom.identity.credentials import is_service
 from certloom.identity.principals import Principal
 from certloom.identity.ratelimit import Limit, Quota
 from certloom.identity.throttle import address_group
@@ -147,7 +148,7 @@ class API:
         if principal is NOBODY:
             _within(self._addresses.take(address_group(address)), more)
         elif principal.kind != "local":
-            _within(self._principals.take(principal.actor), more)
+            _within(self._principals.take(_counted(principal)), more)
         return principal
 
     async def _once(self, bound: Bound, call: Call[Any, Any, Any], key: IdempotencyKey) -> Answer | Rendered:
@@ -231,6 +232,12 @@ def _problem(error: Exception) -> Problem | None:
         detail = "the server's store cannot be used at the moment; nothing was lost"
         return Problem(problems.UNAVAILABLE, detail, retry_after=_STORE_SECONDS)
     return None
+
+
+def _counted(principal: Principal) -> str:
+    """Whose limit a request counts against. A person's tokens are one with them: they make as many as they
+    like."""
+    return principal.actor if is_service(principal.owner) else principal.owner
 
 
 def _check_permission(route: Route, principal: Principal) -> None:

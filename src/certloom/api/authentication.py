@@ -3,7 +3,7 @@
 A browser sends cookies with whatever another site makes it ask, so a request that changes something counts
 as the session's only if the browser says that it comes from this site (Sec-Fetch-Site, or Origin from those
 that do not send it). Tokens and the admin socket need no such check: no browser adds them by itself. One does
-add a client certificate, so the same holds for those where a browser speaks (it says so with Sec-Fetch-Site).
+add a client certificate, so the same holds for those where a browser speaks: it sends one of the two.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ async def authenticate(
     if certificate is not None:
         found = await authentication.certificate(certificate)
         if found is not None:
-            if "sec-fetch-site" in headers:
+            if "sec-fetch-site" in headers or "origin" in headers:
                 _check_site(scope, headers)
             return found
         if not public:

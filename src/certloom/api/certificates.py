@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -244,7 +244,7 @@ async def listing(call: Call[None, CertificateQuery, None]) -> Answer:
     return Answer(Page(tuple(_shown(row, now) for row in found.certificates), cursor))
 
 
-async def _lines(every: AsyncIterator[Listed], now: int) -> AsyncIterator[Certificate]:
+async def _lines(every: AsyncIterator[Listed], now: int) -> AsyncGenerator[Certificate, None]:
     async for row in every:
         yield _shown(row, now)
 

@@ -58,6 +58,8 @@ class Matcher:
 
     def _find(self, raw_path: str) -> tuple[_Node, list[str]] | None:
         """Words before parameters: ``/profiles/x`` of the table is not ``/profiles/{name}``."""
+        if not raw_path.startswith(f"{PREFIX}/"):
+            return None
         segments: list[str] = []
         node = self._root
         for segment in raw_path.removeprefix(PREFIX).split("/")[1:]:

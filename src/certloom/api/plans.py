@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Annotated, Any
 
 import msgspec
@@ -13,7 +14,7 @@ from certloom.api.routing import JSON, JSON_LINES, Answer, Call, Name, Stream, r
 from certloom.api.rules import checked_all
 from certloom.enrollment.books import Books
 from certloom.inventory.plan_worker import Told
-from certloom.inventory.planning import PlanFailed, Progress, Summary, plan
+from certloom.inventory.planning import PlanFailed, Progress, Step, Summary, plan
 from certloom.pki.certificates import parse_certificate
 from certloom.policy.plan import Terms
 from certloom.policy.profiles import ProfileError, parse_profile
@@ -21,6 +22,11 @@ from certloom.policy.rules import Rule
 
 _MOST_TOLD = 1_000
 _DAY = 86400
+_AT_A_TIME = 2
+"""Plans in one process at a time: each takes a process of its own, and reads the whole inventory."""
+_RETRY_SECONDS = 30
+
+_under_way: set[object] = set()
 
 
 class Removed(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -81,38 +87,57 @@ async def run(call: Call[None, None, Planned]) -> Answer:
     """
     call.allow_shared("plan.run")
     media = call.accepts(JSON, JSON_LINES)
-    services = call.services
-    await services.refresh()
-    before = _terms_of_today(services.books)
-    after = await _changed(before, call.body, services.clock.now())
-    reading = services.books.reading
-    versions = {(name, v): p for name, every in reading.profiles.items() for v, p in every.items()}
-    steps = plan(services.store, before, after, versions, services.clock.now())
+    steps = _steps(call)
     if media == JSON_LINES:
         return Answer(Stream(_lines(steps)))
     told: list[Told] = []
     summary: Summary | None = None
     try:
-        async for step in steps:
-            if isinstance(step, Summary):
-                summary = step
-            elif not isinstance(step, Progress) and len(told) < _MOST_TOLD:
-                told.append(msgspec.json.decode(step, type=Told))
+        async with aclosing(steps):
+            async for step in steps:
+                if isinstance(step, Summary):
+                    summary = step
+                elif not isinstance(step, Progress) and len(told) < _MOST_TOLD:
+                    told.append(msgspec.json.decode(step, type=Told))
     except PlanFailed as error:
-        raise Problem(problems.UNAVAILABLE, str(error), retry_after=30) from None
+        raise Problem(problems.UNAVAILABLE, str(error), retry_after=_RETRY_SECONDS) from None
     assert summary is not None
     return Answer(Result(summary=summary, certificates=tuple(told), complete=len(told) == summary.changed))
 
 
-async def _lines(steps: AsyncIterator[Progress | msgspec.Raw | Summary]) -> AsyncIterator[Any]:
+async def _steps(call: Call[None, None, Planned]) -> AsyncGenerator[Step, None]:
+    """The plan, from its checking to its end. Raises ``Problem`` before its first step."""
+    if len(_under_way) >= _AT_A_TIME:
+        raise Problem(
+            problems.UNAVAILABLE, f"{_AT_A_TIME} plans are under way already", retry_after=_RETRY_SECONDS
+        )
+    place = object()
+    _under_way.add(place)
     try:
-        async for step in steps:
-            if isinstance(step, Progress):
-                yield Line(progress=step)
-            elif isinstance(step, Summary):
-                yield Line(summary=step)
-            else:
-                yield b'{"certificate":' + bytes(step) + b"}\n"
+        services = call.services
+        await services.refresh()
+        before = _terms_of_today(services.books)
+        after = await _changed(before, call.body, services.clock.now())
+        reading = services.books.reading
+        versions = {(name, v): p for name, every in reading.profiles.items() for v, p in every.items()}
+        steps = plan(services.store, before, after, versions, services.clock.now())
+        async with aclosing(steps):
+            async for step in steps:
+                yield step
+    finally:
+        _under_way.discard(place)
+
+
+async def _lines(steps: AsyncGenerator[Step, None]) -> AsyncGenerator[Any, None]:
+    try:
+        async with aclosing(steps):
+            async for step in steps:
+                if isinstance(step, Progress):
+                    yield Line(progress=step)
+                elif isinstance(step, Summary):
+                    yield Line(summary=step)
+                else:
+                    yield b'{"certificate":' + bytes(step) + b"}\n"
     except PlanFailed as error:
         yield Line(failed=str(error))
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from typing import Any
 
 import msgspec
@@ -63,9 +64,24 @@ async def whole(send: Send, rendered: Rendered, more: list[Header], is_head: boo
 
 
 async def stream(
+    send: Send,
+    status: int,
+    headers: list[Header],
+    first: bytes,
+    pieces: AsyncGenerator[bytes, None],
+    is_head: bool,
+) -> None:
+    """Send pieces as they come; ``transfer-encoding: chunked`` asks the listener to do so too.
+
+    Where the client is gone ``send`` raises, and what the pieces come from is closed.
+    """
+    async with aclosing(pieces):
+        await _stream(send, status, headers, first, pieces, is_head)
+
+
+async def _stream(
     send: Send, status: int, headers: list[Header], first: bytes, pieces: AsyncIterator[bytes], is_head: bool
 ) -> None:
-    """Send pieces as they come; ``transfer-encoding: chunked`` asks the listener to do so too."""
     headers = [*headers, (b"transfer-encoding", b"chunked")]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     if is_head:
@@ -77,24 +93,25 @@ async def stream(
     await send({"type": "http.response.body", "body": b""})
 
 
-async def gathered(pieces: AsyncIterator[Any]) -> AsyncIterator[bytes]:
+async def gathered(pieces: AsyncGenerator[Any, None]) -> AsyncGenerator[bytes, None]:
     """Pieces of a good size, each thing as a line of JSON.
 
     Lines that come slowly (progress) leave one by one, since each is waited for; a source that wants this
     yields ``b""`` after a line to have sent what there is.
     """
     buffer = bytearray()
-    async for piece in pieces:
-        if isinstance(piece, bytes):
-            if not piece and buffer:
+    async with aclosing(pieces):
+        async for piece in pieces:
+            if isinstance(piece, bytes):
+                if not piece and buffer:
+                    yield bytes(buffer)
+                    buffer.clear()
+                buffer += piece
+            else:
+                buffer += _encode(piece)
+                buffer += b"\n"
+            if len(buffer) >= _PIECE:
                 yield bytes(buffer)
                 buffer.clear()
-            buffer += piece
-        else:
-            buffer += _encode(piece)
-            buffer += b"\n"
-        if len(buffer) >= _PIECE:
-            yield bytes(buffer)
-            buffer.clear()
     if buffer:
         yield bytes(buffer)

@@ -56,7 +56,7 @@ integers end somewhere). Handlers raise ``Problem(code, detail)``; ``Refused``, 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Generic, Protocol, TypeVar
 
@@ -115,7 +115,7 @@ class Media(msgspec.Struct, frozen=True):
 class Stream(msgspec.Struct, frozen=True):
     """As an answer's value: pieces that leave as they come. Things become one line of JSON each."""
 
-    pieces: AsyncIterator[Any]
+    pieces: AsyncGenerator[Any, None]
     """Structs (a line of JSON each) or bytes (as they are)."""
 
 

@@ -7,7 +7,7 @@ The first line is of type ``start``: the place before the first event. Then each
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import msgspec
@@ -106,7 +106,7 @@ class Range(msgspec.Struct, frozen=True):
     until_ms: int | None = None
 
 
-async def export(store: Store, checkpoints: Checkpoints, part: Range) -> AsyncIterator[bytes]:
+async def export(store: Store, checkpoints: Checkpoints, part: Range) -> AsyncGenerator[bytes, None]:
     """The lines, each ended by a line feed, read in chunks as they are taken.
 
     A time selects the stretch of the chain that holds all events of it, so a few others may be in it.

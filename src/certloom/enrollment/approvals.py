@@ -158,7 +158,8 @@ class Approvals:
             changed = (*changed, change)
             decisions = tuple(msgspec.structs.replace(d, void=True) for d in decisions)
             after = msgspec.structs.replace(approval, changes=changed)
-            if not principal.may("approval.decide", thing_of(after)):
+            thing = thing_of(after)
+            if not principal.may("approval.decide", thing) or not principal.has_role(wanted.role, thing):
                 raise Refused(Reason("not-allowed", "you may not decide about those names"))
         said = PersonDecision(
             person=principal.person,

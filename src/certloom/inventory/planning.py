@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from functools import partial
 
 import msgspec
@@ -74,7 +74,7 @@ Step = Progress | msgspec.Raw | Summary
 
 async def plan(
     store: Store, before: Terms, after: Terms, versions: Mapping[tuple[str, int], Profile], now: int
-) -> AsyncIterator[Step]:
+) -> AsyncGenerator[Step, None]:
     """Progress after each chunk, what would be told something else, and the summary at the end.
 
     Raises ``PlanFailed``.

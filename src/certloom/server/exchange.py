@@ -51,6 +51,10 @@ class _HeaderNames(dict[bytes, bytes]):
 _NAMES = _HeaderNames()
 
 
+class ClientGone(Exception):
+    """There is nobody any more to take the rest of the answer."""
+
+
 class Carrier(Protocol):
     """The connection that an exchange takes place on."""
 
@@ -117,6 +121,8 @@ class Exchange:
         except asyncio.CancelledError:
             protocol.abort()
             raise
+        except ClientGone:
+            pass  # an answer that goes on and on ends here, and so does the work behind it
         except Exception:
             _log.exception("request failed", trace=self.scope["certloom.trace"], path=self.scope["path"])
             self._fail()
@@ -214,7 +220,9 @@ class Exchange:
             self._write(body)
         if not more:
             self._complete()
-        elif not self.disconnected:
+        elif self.disconnected:
+            raise ClientGone
+        else:
             await self._protocol.drain()
 
     async def _stream(self, body: bytes, more: bool) -> None:
