@@ -212,3 +212,14 @@ def test_an_explanation_is_given_of_requests_within_reach(tmp_path: Path, clock:
             assert reply.status == 404, reply
 
     run(main())
+
+
+def test_an_explanation_takes_a_request_as_people_have_it(tmp_path: Path, clock: ManualClock) -> None:
+    async def main() -> None:
+        async with serving(sqlite(tmp_path), tmp_path, clock) as client:
+            asked = {"profile": "free", "csr": pem()}
+            assert shown(await client(ROOT, "POST", "/explanations", asked))["outcome"] == "issue"
+            reply = await client(ROOT, "POST", "/explanations", {**asked, "csr": "nonsense"})
+            assert (reply.status, json.loads(reply.body)["code"]) == (422, "bad-csr")
+
+    run(main())

@@ -361,11 +361,16 @@ def _wanted(
     if body.subject is not None:
         raise Problem(problems.INVALID, "the subject is the CSR's to say")
     if body.csr is not None:
-        return body, _csr(_from_pem(body.csr))
+        return body, csr_of_pem(body.csr)
     try:
         return body, _csr(base64.b64decode((body.csr_der or "").encode(), validate=True))
     except (binascii.Error, ValueError):
         raise _bad_csr("malformed-csr", "csr_der is not base64") from None
+
+
+def csr_of_pem(text: str) -> CertificateRequest:
+    """A CSR as people have it. Raises ``Problem``: ``bad-csr``."""
+    return _csr(_from_pem(text))
 
 
 def _from_pem(text: str) -> bytes:

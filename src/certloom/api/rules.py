@@ -10,11 +10,10 @@ import msgspec
 
 from certloom.api import problems
 from certloom.api.problems import Problem
-from certloom.api.requests import thing_of
+from certloom.api.requests import BAD_CSR, csr_of_pem, thing_of
 from certloom.api.routing import NOT_SEEN, Answer, Call, Name, Page, Paging, RowId, at, etag, route
 from certloom.enrollment import rulebook
 from certloom.enrollment.explaining import Supposed, explain_request, explain_supposed
-from certloom.pki.csr import CSRError, parse_csr
 from certloom.pki.identifiers import Identifier, IdentifierError, parse
 from certloom.pki.names import Name as Subject
 from certloom.policy.decisions import Requester, Stage
@@ -250,7 +249,7 @@ async def show_version(call: Call[VersionPath, None, None]) -> Answer:
     summary="Explain a decision",
     body=Questioned,
     answers={200: Explanation},
-    problems=(problems.INVALID, problems.NOT_FOUND),
+    problems=(problems.INVALID, problems.NOT_FOUND, BAD_CSR),
     keyed=False,
     tag=_TAG,
 )
@@ -312,13 +311,13 @@ def _supposed(body: Questioned) -> Supposed:
     subject, names, key = Subject(), [], None
     try:
         if body.csr:
-            csr = parse_csr(body.csr.encode())
+            csr = csr_of_pem(body.csr)
             subject, names, key = csr.subject, list(csr.identifiers), csr.key
         if body.names:
             names = [_identifier(text) for text in body.names]
         if body.key_type:
             key = key_of_type(body.key_type)
-    except (CSRError, IdentifierError, ValueError) as error:
+    except (IdentifierError, ValueError) as error:
         raise Problem(problems.INVALID, str(error)) from None
     if key is None:
         raise Problem(problems.INVALID, "say csr or key_type")

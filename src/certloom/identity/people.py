@@ -268,11 +268,12 @@ def may_see(by: Principal, person: StoredPerson) -> bool:
     """Whether they may see an account: their own, or by ``person.read`` in one of its teams."""
     if by.owner == person.id:
         return True
-    return any(by.may("person.read", Thing(team=team)) for team in teams_of(person) or ("",))
+    return any(by.may("person.read", Thing(owner="", team=team)) for team in teams_of(person) or ("",))
 
 
 def _check_teams(by: Principal, teams: tuple[str, ...]) -> None:
     for team in teams or ("",):
-        if not by.may("person.write", Thing(team=team)):
+        # An account is nobody's own: what reaches only one's own reaches none.
+        if not by.may("person.write", Thing(owner="", team=team)):
             where = f"in the team {team!r}" if team else "outside of teams"
             raise Refusal(f"this takes the permission person.write {where}")

@@ -130,7 +130,7 @@ def _check_writes(by: Principal) -> None:
 
 
 def _check_team(by: Principal, name: str) -> None:
-    if not by.may("person.write", Thing(team=name)):
+    if not by.may("person.write", Thing(owner="", team=name)):
         raise Refusal("this takes the permission person.write in that team")
 
 
