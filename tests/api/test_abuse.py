@@ -23,8 +23,10 @@ from certloom.inventory.planning import Outcomes, Progress, Step, Summary
 from tests.api.asking import Reply, ask
 from tests.api.test_requests_and_approvals import serving
 from tests.conftest import run
+from tests.console.test_console import serving as console
 from tests.enrollment.people import person
 from tests.server.listening import listening
+from tests.server.listening import run as listening_run
 
 ROOT = local("root")
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -244,3 +246,15 @@ def test_of_two_changes_of_one_channel_one_is_made(
             assert sorted(statuses) == [200] + [412] * 7
 
     run(main())
+
+
+def test_an_address_with_a_nul_is_no_page_of_the_console(database_url: str, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with console(tmp_path, database_url) as site:
+            await site.person("bob", "approver")
+            browser = site.browser()
+            assert (await browser.login("bob")).status == 303
+            for path in ("/console/approvals/a%00b", "/console/approvals/a%0Ab"):
+                assert (await browser.get(path)).status == 404, path
+
+    listening_run(main())

@@ -145,7 +145,8 @@ class Console:
                 return await self._logout(visit)
             case ["approvals"] if not visit.posts:
                 return await self._approvals.waiting(visit) if visit.principal else _to_login(visit)
-            case ["approvals", id] if id:
+            # No id has a control character, and PostgreSQL takes no NUL to look for one.
+            case ["approvals", id] if id and id.isprintable():
                 if visit.principal is None:
                     return _to_login(visit)
                 if visit.posts:

@@ -73,9 +73,12 @@ def channels(tx: Tx) -> list[tuple[str, str, str]]:
     ]
 
 
-def channel(tx: Tx, protocol: str, name: str) -> str | None:
+def channel(tx: Tx, protocol: str, name: str, *, lock: bool = False) -> str | None:
     """A channel's body."""
-    row = tx.one("SELECT body FROM channels WHERE protocol = ? AND name = ?", (protocol, name))
+    row = tx.one(
+        f"SELECT body FROM channels WHERE protocol = ? AND name = ?{tx.for_update if lock else ''}",
+        (protocol, name),
+    )
     return None if row is None else row[0]
 
 
