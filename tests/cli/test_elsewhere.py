@@ -231,6 +231,11 @@ def test_rules_are_put_tried_explained_and_planned(operator: Shell, tmp_path: Pa
     bad = operator("policy", "put", "no-old", "--when", "nonsense(", "--effect", "warn", "-m", "x", status=1)
     assert "$.when" in bad
     assert "version 1" in operator("policy", "put", "no-old", "-f", str(rule))
+    declared = tmp_path / "declared.toml"
+    declared.write_text(f"[[rules]]\n{rule.read_text()}")
+    assert "version 1" in operator("policy", "put", "no-old", "-f", str(declared))
+    declared.write_text(f"{declared.read_text()}\n[[rules]]\n")
+    assert "certloom apply" in operator("policy", "put", "no-old", "-f", str(declared), status=1)
     asked = ("--profile", "asked", "--name", "x.example.com", "--key-type", "P-256")
     assert "rule no-old@1" in operator("policy", "explain", *asked)
     assert operator.json("policy", "explain", *asked)["outcome"] == "refuse"

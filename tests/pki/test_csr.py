@@ -342,7 +342,15 @@ def test_more_than_a_request_is_refused() -> None:
     assert code_of(data + b"\x00") == "malformed-csr"
     assert code_of(data[:-1]) == "malformed-csr"
     assert code_of(b"") == "malformed-csr"
-    assert code_of(b"-----BEGIN CERTIFICATE REQUEST-----") == "malformed-csr"
+
+
+def test_pem_is_told_from_other_garbage() -> None:
+    with pytest.raises(CSRError, match="PEM"):
+        parse_csr(b"-----BEGIN CERTIFICATE REQUEST-----")
+
+
+def test_a_request_that_is_too_long_is_refused() -> None:
+    data = csr()
     assert code_of(data + bytes(csr_module.MAX_SIZE)) == "csr-too-large"
 
 

@@ -77,7 +77,7 @@ def _show(summary: dict[str, Any], told: list[dict[str, Any]]) -> None:
     for reason, count in sorted(summary["reasons"].items(), key=lambda item: -item[1]):
         show.line(f"  {count:>8}  {reason}")
     for row in told:
-        row["why"] = [reason["message"] for reason in row["reasons"]]
+        row["why"] = "; ".join(reason["message"] for reason in row["reasons"])
     show.table(told, ("id", "names", "profile", "before", "after", "why"), "")
     if len(told) < summary["changed"]:
         print(f"{summary['changed'] - len(told)} more; --limit shows them, --json tells all.")

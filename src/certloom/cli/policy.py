@@ -67,7 +67,7 @@ def put(
     disabled: Annotated[bool, typer.Option("--disabled", help="Keep it, but do not ask it.")] = False,
 ) -> None:
     """Make or change a rule: a new version of it, if it differs. Options go over what a file says."""
-    rule = read_document(file) if file is not None else {}
+    rule = _rule_of(file) if file is not None else {}
     said = {
         "when": when,
         "effect": effect,
@@ -81,6 +81,18 @@ def put(
         fail(REFUSED, f"{file} is another rule's: its name is not {name!r}")
     done = run.client.put("/rules" + at(name), rule).value
     run.say(done, f"rule {done['name']}, version {done['version']}, is in force")
+
+
+def _rule_of(file: str) -> dict[str, Any]:
+    """The rule in a file: the file itself, or the only one of a declaration."""
+    document = read_document(file)
+    if "rules" not in document:
+        return document
+    rules = document["rules"]
+    if len(document) != 1 or not isinstance(rules, list) or len(rules) != 1 or not isinstance(rules[0], dict):
+        fail(REFUSED, f"{file} declares more than one rule: use `certloom apply -f` for it")
+    rule: dict[str, Any] = rules[0]
+    return rule
 
 
 @command(app, "delete")

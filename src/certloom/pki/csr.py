@@ -72,6 +72,8 @@ def parse_csr(data: bytes) -> CertificateRequest:
     """
     if len(data) > MAX_SIZE:
         raise CSRError("csr-too-large", f"a certificate request has at most {MAX_SIZE} octets")
+    if data[:5] == b"-----":
+        raise CSRError("malformed-csr", "this is PEM, where a PKCS #10 request in DER is wanted")
     try:
         return _parse(bytes(data))
     except der.DERError as error:
