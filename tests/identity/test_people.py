@@ -179,6 +179,21 @@ def test_a_setup_code_sets_a_password_once(store: Store, clock: ManualClock) -> 
     run(scenario())
 
 
+def test_a_setup_code_does_not_open_an_account_that_has_grown(store: Store, clock: ManualClock) -> None:
+    async def scenario() -> None:
+        book, people = logins(store, clock), People(clock)
+        bob = await person(store, clock, "bob")
+        with_code, code = await store.write(lambda tx: people.hand_out_setup(tx, ROOT, bob, SYSTEM))
+        renamed = await store.write(lambda tx: people.change(tx, ROOT, with_code, Terms(display="B"), SYSTEM))
+        assert renamed.setup_hash is not None
+        admin = Terms(grants=(grant("admin"),))
+        await store.write(lambda tx: people.change(tx, ROOT, renamed, admin, SYSTEM))
+        with pytest.raises(LoginRefused):
+            await book.complete_setup(code, PASSWORD, FROM_HOME)
+
+    run(scenario())
+
+
 def test_an_admin_sets_a_password_once_only(store: Store, clock: ManualClock) -> None:
     async def scenario() -> None:
         book = logins(store, clock)

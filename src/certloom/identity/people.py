@@ -83,7 +83,10 @@ class People:
         return person
 
     def change(self, tx: Tx, by: Principal, was: StoredPerson, terms: Terms, origin: Origin) -> StoredPerson:
-        """Give an account other terms. Raises as ``create`` does, and ``StalePerson``."""
+        """Give an account other terms; other grants or teams end a setup code that is out.
+
+        Raises as ``create`` does, and ``StalePerson``.
+        """
         self.check_manages(tx, by, was)
         person = msgspec.structs.replace(
             was,
@@ -93,6 +96,9 @@ class People:
             grants=encode_grants(terms.grants),
         )
         self._check(tx, by, person, terms)
+        if (person.grants, person.teams) != (was.grants, was.teams):
+            # Who handed a setup code out may hold it still, and was trusted with the account as it was.
+            person = msgspec.structs.replace(person, setup_hash=None, setup_expires=None)
         return self._update(tx, "person.changed", was, person, origin)
 
     def set_state(
