@@ -90,7 +90,7 @@ def _rule_of(file: str) -> dict[str, Any]:
         return document
     rules = document["rules"]
     if len(document) != 1 or not isinstance(rules, list) or len(rules) != 1 or not isinstance(rules[0], dict):
-        fail(REFUSED, f"{file} declares more than one rule: use `certloom apply -f` for it")
+        fail(REFUSED, f"{file} declares something else than one rule: `certloom apply -f` takes it")
     rule: dict[str, Any] = rules[0]
     return rule
 
