@@ -218,9 +218,7 @@ def _reusable(tx: Tx, account_id: str, identifier: Identifier, now: int) -> Stor
     return statements.usable_authorization(tx, account_id, identifier.type.value, value, wildcard, now + 3600)
 
 
-def _asked(
-    service: ACMEService, x: Exchange, payload: messages.NewOrder, offered: tuple[str, ...]
-) -> _Asked:
+def _asked(service: ACMEService, x: Exchange, payload: messages.NewOrder, offered: tuple[str, ...]) -> _Asked:
     most = service.settings.acme.identifiers_per_order
     if not payload.identifiers:
         raise malformed("an order needs at least one identifier")
