@@ -19,6 +19,7 @@ ROOT = Path(certloom.__file__).parent
 FLOORS: tuple[tuple[str, ...] | frozenset[str], ...] = (
     ("clock", "settings", "secrets"),
     ("pki",),
+    ("signing",),
     ("policy",),
     ("store",),
     ("audit", "jobs", "outbound"),

@@ -28,6 +28,22 @@ class CRLEntry(msgspec.Struct, frozen=True):
     """CRLReason (RFC 5280 section 5.3.1); 0, unspecified, is never encoded."""
 
 
+class CRLTemplate(msgspec.Struct, frozen=True):
+    """Everything in a CRL but what comes from its issuer."""
+
+    entries: tuple[CRLEntry, ...]
+    number: int
+    this_update: int
+    next_update: int
+    """Unix seconds."""
+    distribution_point_url: str | None = None
+    """The list is for the certificates that carry this URL; None: for all of the issuer's."""
+    base_number: int | None = None
+    """Set in a delta CRL: the number of the complete CRL that it adds to (RFC 5280 section 5.2.4)."""
+    delta_url: str | None = None
+    """In a complete CRL: where its delta CRLs are (freshest CRL, RFC 5280 section 5.2.6)."""
+
+
 REASONS = frozenset({0, 1, 2, 3, 4, 5, 6, 9, 10})
 """CRLReasons of a complete CRL: 7 does not exist, removeFromCRL (8) is for delta CRLs."""
 

@@ -34,6 +34,29 @@ class CertificateTemplate(msgspec.Struct, frozen=True):
     """Where the issuer's certificate is (AIA caIssuers)."""
     ocsp_url: str | None = None
     """The OCSP responder (AIA)."""
+    delta_url: str | None = None
+    """Where the delta CRLs to ``crl_url`` are (freshest CRL, RFC 5280 section 4.2.1.15)."""
+
+
+class CATemplate(msgspec.Struct, frozen=True):
+    """Everything in a CA certificate but what comes from its issuer."""
+
+    serial: bytes
+    spki: bytes
+    """DER SubjectPublicKeyInfo of the CA's key."""
+    subject: Name
+    not_before: int
+    not_after: int
+    """Unix seconds, inclusive."""
+    path_length: int | None = None
+    key_usage: tuple[str, ...] = ("digitalSignature", "keyCertSign", "cRLSign")
+    extensions: tuple[Extension, ...] = ()
+    """More, after the others: name constraints, certificate policies, extended key usage ..."""
+    crl_url: str | None = None
+    issuer_url: str | None = None
+    ocsp_url: str | None = None
+    delta_url: str | None = None
+    """Where the delta CRLs to ``crl_url`` are (freshest CRL, RFC 5280 section 4.2.1.15)."""
 
 
 class IssuerFacts(msgspec.Struct, frozen=True):
