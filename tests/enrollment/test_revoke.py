@@ -17,16 +17,16 @@ from certloom.enrollment.revoke import CRL_JOB
 from certloom.jobs import Runner
 from certloom.pki.crl import CRLEntry
 from certloom.status.crl import CRLPublisher
-from certloom.store import Store, authorities, certificates
-from certloom.store.authorities import StoredCRL
+from certloom.store import Store, certificates, crls
 from certloom.store.certificates import StoredCertificate
+from certloom.store.crls import StoredCRL
 from tests.conftest import run
 from tests.core import Core, core
 from tests.enrollment.test_pipeline import ALICE, ask, certificate_of, csr
 
 
 async def published(c: Core, authority: str, shard: int) -> StoredCRL:
-    found = await c.store.read(lambda tx: authorities.crl(tx, authority, shard))
+    found = await c.store.read(lambda tx: crls.get(tx, authority, 1, shard))
     assert found is not None
     return found
 
@@ -39,7 +39,7 @@ def test_a_revoked_certificate_is_on_its_shards_crl_within_seconds(store: Store,
             revoked = await c.revoker.revoke(row.id, 4, ALICE)
             assert revoked.revoked == clock.now()
             for _ in range(100):
-                crl = await store.read(lambda tx: authorities.crl(tx, "issuing", row.crl_shard))
+                crl = await store.read(lambda tx: crls.get(tx, "issuing", 1, row.crl_shard))
                 if crl is not None:
                     break
                 await asyncio.sleep(0.02)

@@ -18,7 +18,7 @@ from certloom.server.restore import Restored, RestoreError, restore
 from certloom.server.rooms import Rooms
 from certloom.settings import Settings
 from certloom.settings.schema import Database
-from certloom.store import authorities as authority_statements
+from certloom.store import crls as crl_statements
 from certloom.store import recovery
 from tests.postgresql import Cluster
 from tests.server.conftest import Installation, ask, refused
@@ -122,7 +122,7 @@ def test_crl_numbers_keep_rising(
     async def numbers(rooms: Rooms) -> dict[int, int]:
         await rooms.crls.refresh()
         crls = await rooms.store.scan(
-            lambda tx: [authority_statements.crl(tx, "issuing", shard) for shard in range(16)]
+            lambda tx: [crl_statements.get(tx, "issuing", 1, shard) for shard in range(16)]
         )
         return {crl.shard: crl_number(crl.der) for crl in crls if crl is not None}
 

@@ -19,7 +19,7 @@ from certloom.pki.pem import to_pem
 from certloom.server.connections import ASGIApp, Receive, Scope, Send
 from certloom.server.health import Doctor
 from certloom.server.rooms import Rooms
-from certloom.store import authorities as authority_statements
+from certloom.store import crls as crl_statements
 
 _TEXT = b"text/plain; charset=utf-8"
 _PROBLEM = b"application/problem+json"
@@ -107,7 +107,7 @@ class Pages:
         except UnknownName:
             return _NOT_FOUND  # no need to ask the store, which cannot even be asked for every text
         number = int(shard)
-        crl = await self._rooms.store.read(lambda tx: authority_statements.crl(tx, authority, number))
+        crl = await self._rooms.store.read(lambda tx: crl_statements.get(tx, authority, 1, number))
         if crl is None:
             return _NOT_FOUND
         # A CRL stays good until nextUpdate, but a revocation should not wait that long in a cache.

@@ -1,7 +1,7 @@
 """Where private keys of authorities are: what they may be asked to do, and by whom they are held.
 
-``base`` says what can be asked (``Signing``), whoever does it: ``service`` in this process, or through ``client``
-the signer, a process of its own.
+``base`` says what can be asked (``Signing``), whoever does it: ``service`` in this process, or through
+``client`` the signer, a process of its own.
 """
 
 from certloom.signing.base import (

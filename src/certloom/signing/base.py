@@ -1,12 +1,12 @@
 """What the holder of authorities' keys can be asked for.
 
-A key is known by an id and, at rest, by its *record*, sealed under the signer's key: what the key is for, which
-authority's it is, and either the private key or where in a token it lies. The record is kept in the database by
-whoever asks and handed over when the signer does not know the key (yet, or any more); it opens nowhere else, and
-what it says of its purpose cannot be changed by who keeps it.
+A key is known by an id and, at rest, by its *record*, sealed under the signer's key: what the key is for,
+which authority's it is, and either the private key or where in a token it lies. The record is kept in the
+database by whoever asks and handed over when the signer does not know the key (yet, or any more); it opens
+nowhere else, and what it says of its purpose cannot be changed by who keeps it.
 
-Certificates and CRLs are asked for by their contents: the TBS is built on the signer's side, so that it knows what
-it signs. Octets are signed as they are for keys that are no CA's (``ocsp``, ``ra``).
+Certificates and CRLs are asked for by their contents: the TBS is built on the signer's side, so that it knows
+what it signs. Octets are signed as they are for keys that are no CA's (``ocsp``, ``ra``).
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from certloom.pki.names import Name
 from certloom.pki.template import CATemplate, CertificateTemplate
 
 Purpose = Literal["ca", "ocsp", "ra"]
-"""``ca``: certificates and CRLs. ``ocsp``: OCSP responses. ``ra``: SCEP's and CMP's messages, and decrypting them."""
+"""``ca``: certificates and CRLs. ``ocsp``: OCSP responses. ``ra``: SCEP's and CMP's messages, and decrypting
+them."""
 
 
 class SigningError(Exception):
@@ -33,13 +34,13 @@ class SigningError(Exception):
 
 
 class SigningRefused(SigningError):
-    """For good: ``signer-limit`` (its limits file forbids it), ``bad-request`` (there is no such certificate, CRL or
-    key), ``unknown-key`` (the record does not open), ``wrong-purpose``."""
+    """For good: ``signer-limit`` (its limits file forbids it), ``bad-request`` (there is no such certificate, CRL
+    or key), ``unknown-key`` (the record does not open), ``wrong-purpose``."""
 
 
 class SigningUnavailable(SigningError):
-    """For now: ``signer-unreachable``, ``token-unavailable``, ``token-locked`` (its PIN is wrong and is not tried again
-    until somebody has looked), ``signer-rate``."""
+    """For now: ``signer-unreachable``, ``token-unavailable``, ``token-locked`` (its PIN is wrong and is not tried
+    again until somebody has looked), ``signer-rate``."""
 
 
 class MadeKey(msgspec.Struct, frozen=True):
@@ -105,7 +106,7 @@ class Signing(Protocol):
         ...
 
     async def ca_certificate(self, key_id: str, issuer: bytes | None, template: CATemplate) -> bytes:
-        """DER of a CA certificate; without ``issuer`` self-signed (``template.spki`` is then the key's own)."""
+        """DER of a CA certificate; without ``issuer`` self-signed: ``template.spki`` is then the key's own."""
         ...
 
     async def csr(self, key_id: str, subject: Name, *, ca: bool) -> bytes:
@@ -117,14 +118,17 @@ class Signing(Protocol):
         ...
 
     async def sign(self, key_id: str, data: Sequence[bytes]) -> list[bytes]:
-        """A signature over each of these, by the algorithm of ``pki.signatures.algorithm_for``; no CA key does this."""
+        """A signature over each of these, by the algorithm of ``pki.signatures.algorithm_for``; no CA key does
+        this."""
         ...
 
     async def decrypt(
         self, key_id: str, ciphertext: bytes, padding: Literal["pkcs1", "oaep-sha1", "oaep-sha256"]
     ) -> bytes:
-        """Decrypt a content encryption key (RFC 8017 section 7); RSA keys for ``ra`` only. A failure in ``pkcs1``
-        answers random octets (RFC 3218 section 2.3.2), so that nothing can be learnt from it."""
+        """Decrypt a content encryption key (RFC 8017 section 7); RSA keys for ``ra`` only.
+
+        A failure in ``pkcs1`` answers random octets (RFC 3218 section 2.3.2): nothing can be learnt from it.
+        """
         ...
 
     async def status(self) -> SigningStatus:

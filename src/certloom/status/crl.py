@@ -17,10 +17,10 @@ from certloom.authorities.base import AuthorityError, CRLSource
 from certloom.clock import Clock
 from certloom.jobs import Job, Runner
 from certloom.pki.crl import CRLEntry
-from certloom.store import authorities as authority_statements
 from certloom.store import certificates as certificate_statements
-from certloom.store.authorities import StoredCRL
+from certloom.store import crls as statements
 from certloom.store.base import Conflict, Store, Tx
+from certloom.store.crls import StoredCRL
 
 _log = structlog.get_logger(__name__)
 
@@ -58,9 +58,11 @@ class CRLPublisher:
         return sum([await self._refresh(source) for source in self._sources().values()])
 
     async def _refresh(self, source: CRLSource) -> int:
-        deadlines = await self._store.scan(lambda tx: authority_statements.crl_deadlines(tx, source.name))
+        deadlines = await self._store.scan(lambda tx: statements.deadlines(tx, source.name, 1))
         renew_before = self._clock.now() + source.crl_seconds // 2
-        due = [shard for shard in range(source.crl_shards) if deadlines.get(shard, 0) <= renew_before]
+        due = [
+            shard for shard in range(source.crl_shards) if deadlines.get((shard, False), 0) <= renew_before
+        ]
         for shard in due:
             try:
                 await self._publish_now(source, shard)
@@ -75,14 +77,14 @@ class CRLPublisher:
     async def _sign(self, source: CRLSource, shard: int) -> tuple[StoredCRL, int | None]:
         """A CRL, and the number of the one that it follows."""
         now = self._clock.now()
-        last = await self._store.read(lambda tx: authority_statements.crl(tx, source.name, shard))
+        last = await self._store.read(lambda tx: statements.get(tx, source.name, 1, shard))
         number = max(last.number + 1 if last else 1, now)
         # RFC 5280 section 3.3: listed until one regular CRL after expiry; one comes every half of a life.
         expired_from = now - source.crl_seconds
         entries = await self._store.scan(lambda tx: self._entries(tx, source.name, shard, expired_from))
         next_update = now + source.crl_seconds
         der = await source.sign_crl(shard, entries, number, now, next_update)
-        crl = StoredCRL(source.name, shard, number, der, now, next_update)
+        crl = StoredCRL(source.name, 1, shard, False, number, None, der, now, next_update)
         return crl, last.number if last else None
 
     def _entries(self, tx: Tx, authority: str, shard: int, expired_from: int) -> list[CRLEntry]:
@@ -100,5 +102,5 @@ class CRLPublisher:
 
 def _publish(tx: Tx, crl: StoredCRL, after: int | None) -> None:
     """Raises ``Conflict`` when another was published meanwhile: each may lack what the other knows."""
-    if not authority_statements.put_crl(tx, crl, after):
+    if not statements.put(tx, crl, after):
         raise Conflict(f"CRL {crl.authority}/{crl.shard} number {crl.number} does not follow the newest")

@@ -36,15 +36,6 @@ class StoredKey(msgspec.Struct, frozen=True):
     created: int
 
 
-class StoredCRL(msgspec.Struct, frozen=True):
-    authority: str
-    shard: int
-    number: int
-    der: bytes
-    this_update: int
-    next_update: int
-
-
 _COLUMNS = "name, kind, issuer, certificate, key_identifier, key_id, crl_shards, state, body, created"
 
 
@@ -125,41 +116,3 @@ def serial_state(tx: Tx, authority: str, serial: bytes) -> str | None:
     """``reserved``, ``burned`` or ``unknown`` for a serial without a recorded certificate, else None."""
     row = tx.one("SELECT state FROM serials WHERE authority = ? AND serial = ?", (authority, serial))
     return row[0] if row else None
-
-
-def crl(tx: Tx, authority: str, shard: int, *, lock: bool = False) -> StoredCRL | None:
-    row = tx.one(
-        "SELECT authority, shard, number, der, this_update, next_update FROM crls"
-        f" WHERE authority = ? AND shard = ?{tx.for_update if lock else ''}",
-        (authority, shard),
-    )
-    return StoredCRL(*row) if row else None
-
-
-def crl_deadlines(tx: Tx, authority: str) -> dict[int, int]:
-    """next_update of each shard that has a CRL."""
-    return {
-        r[0]: r[1] for r in tx.all("SELECT shard, next_update FROM crls WHERE authority = ?", (authority,))
-    }
-
-
-def put_crl(tx: Tx, c: StoredCRL, after: int | None) -> bool:
-    """Publish a CRL as successor of the one numbered ``after`` (None: as the first); False when the newest is
-    another one, or its number is not lower."""
-    if after is None:
-        return (
-            tx.run(
-                "INSERT INTO crls (authority, shard, number, der, this_update, next_update)"
-                " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-                msgspec.structs.astuple(c),
-            )
-            == 1
-        )
-    return (
-        tx.run(
-            "UPDATE crls SET number = ?, der = ?, this_update = ?, next_update = ?"
-            " WHERE authority = ? AND shard = ? AND number = ? AND number < ?",
-            (c.number, c.der, c.this_update, c.next_update, c.authority, c.shard, after, c.number),
-        )
-        == 1
-    )
