@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
 
 import msgspec
 
 from certloom.audit import SYSTEM
 from certloom.authorities import creation
-from certloom.authorities.base import Authority
 from certloom.authorities.lint import Linter
-from certloom.authorities.local import KIND, LocalAuthority, LocalSigner, URLs
-from certloom.authorities.serials import SerialPool
+from certloom.authorities.local import LocalAuthority, URLs
+from certloom.authorities.registry import Authorities
 from certloom.clock import Clock
 from certloom.enrollment.approvals import Approvals
 from certloom.enrollment.books import Books
@@ -22,18 +20,18 @@ from certloom.enrollment.pipeline import Enrollment
 from certloom.enrollment.revoke import CRL_JOB, Revoker
 from certloom.identity.credentials import Credentials
 from certloom.jobs import Runner
-from certloom.pki.certificates import issuer_facts
 from certloom.pki.names import parse_name
 from certloom.policy.channels import ACMEChannel
 from certloom.policy.profiles import Profile, default_profiles, encode_profile
 from certloom.secrets import DataKey
+from certloom.signing.service import Service
 from certloom.status.crl import CRLPublisher
 from certloom.store import Store, configuration
 from certloom.store import authorities as authority_statements
-from certloom.store.authorities import StoredAuthority
 from certloom.store.base import Tx
 
 DATA_KEY = DataKey(bytes(range(32)))
+SIGNER_KEY = DataKey(bytes(range(1, 33)))
 BASE = "http://pki.test:8080"
 
 
@@ -51,6 +49,7 @@ class Core:
     revoker: Revoker
     credentials: Credentials
     crls: CRLPublisher
+    signing: Service
 
     def local(self, name: str = "issuing") -> LocalAuthority:
         return local(self.books, name)
@@ -83,24 +82,24 @@ async def prepare(store: Store, clock: Clock) -> None:
         return
     urls = URLs(BASE)
     now = clock.now()
-    root = creation.make_local_ca(
-        DATA_KEY, clock, urls, name="root", subject=parse_name("CN=Test Root"), days=7300
+    signing = Service(SIGNER_KEY, clock)
+    root = await creation.make_local_ca(
+        signing, clock, urls, name="root", subject=parse_name("CN=Test Root"), days=7300
     )
-    issuing = creation.make_local_ca(
-        DATA_KEY,
+    issuing = await creation.make_local_ca(
+        signing,
         clock,
         urls,
         name="issuing",
         subject=parse_name("CN=Test Issuing"),
         days=3650,
         crl_shards=16,
-        issuer=(root.authority, root.private_key),
+        issuer=root.authority,
     )
 
     def unit(tx: Tx) -> None:
         for made in (root, issuing):
-            authority_statements.insert_key(tx, made.key)
-            authority_statements.insert(tx, made.authority)
+            made.store(tx)
         for profile in default_profiles("issuing"):
             body = msgspec.json.decode(encode_profile(profile))
             body["lint"] = {"mode": "off"}
@@ -117,26 +116,10 @@ async def core(store: Store, clock: Clock, node: str = "node") -> AsyncIterator[
     linter = Linter()
     runner = Runner(store, clock, node)
 
-    keys = {
-        row.name: await store.read(partial(authority_statements.key, id=row.key_id or ""))
-        for row in await store.read(authority_statements.every)
-    }
-
-    def make(row: StoredAuthority) -> Authority:
-        assert row.kind == KIND
-        key = keys[row.name]
-        assert key is not None
-        signer = LocalSigner(
-            row.name,
-            issuer_facts(row.certificate),
-            creation.open_key(DATA_KEY, key),
-            URLs(BASE),
-        )
-        return LocalAuthority(
-            row, signer, SerialPool(store, clock, row.name, node), linter, clock, books.authority_row
-        )
-
-    books = Books(store, make)
+    signing = Service(SIGNER_KEY, clock)
+    authorities = Authorities(store, clock, signing, linter, URLs(BASE), node)
+    await authorities.load()
+    books = Books(store, authorities.make)
     await books.refresh()
     enrollment = Enrollment(store, clock, books, runner)
     crls = CRLPublisher(
@@ -157,6 +140,7 @@ async def core(store: Store, clock: Clock, node: str = "node") -> AsyncIterator[
         Revoker(store, clock),
         Credentials(DATA_KEY, clock),
         crls,
+        signing,
     )
     await books.close()
     await linter.close()

@@ -16,6 +16,7 @@ from certloom.clock import ManualClock
 from certloom.enrollment.asks import Ask
 from certloom.enrollment.errors import Refused, Unavailable
 from certloom.enrollment.states import State
+from certloom.pki.certificates import CertificateTemplate
 from certloom.pki.csr import CertificateRequest, parse_csr
 from certloom.pki.identifiers import Identifier, parse_dns
 from certloom.pki.keys import facts_of, spki_of
@@ -287,14 +288,13 @@ def test_a_certificate_that_differs_from_what_was_decided_is_withheld_and_its_se
 ) -> None:
     async def scenario() -> None:
         async with core(store, clock) as c:
-            authority = c.local()
-            sign = authority._signer.sign
+            sign = c.signing.certificate
 
-            async def wrong(contents: Any, serial: bytes, crl_shard: int) -> bytes:
-                other = msgspec.structs.replace(contents, identifiers=(parse_dns("evil.example.com"),))
-                return await sign(other, serial, crl_shard)
+            async def wrong(key_id: str, issuer: bytes, template: CertificateTemplate) -> bytes:
+                other = msgspec.structs.replace(template, identifiers=(parse_dns("evil.example.com"),))
+                return await sign(key_id, issuer, other)
 
-            authority._signer.sign = wrong  # type: ignore[method-assign]
+            c.signing.certificate = wrong  # type: ignore[method-assign]
             with pytest.raises(Refused) as caught:
                 await c.enrollment.submit(ask())
             assert caught.value.code == "recheck-failed"

@@ -15,7 +15,7 @@ from certloom.clock import ManualClock
 from certloom.enrollment.errors import Refused
 from certloom.enrollment.revoke import CRL_JOB
 from certloom.jobs import Runner
-from certloom.pki.crl import CRLEntry
+from certloom.pki.crl import CRLTemplate
 from certloom.status.crl import CRLPublisher
 from certloom.store import Store, certificates, crls
 from certloom.store.certificates import StoredCertificate
@@ -214,19 +214,15 @@ def test_a_crl_that_was_begun_earlier_does_not_replace_one_that_knows_more(
 ) -> None:
     """Not even where the slower node's clock is ahead, and so its CRL's number higher."""
 
-    class Slow:
+    class Slow(LocalAuthority):
         def __init__(self, authority: LocalAuthority) -> None:
-            self.name, self.crl_shards = authority.name, authority.crl_shards
-            self.crl_seconds = authority.crl_seconds
+            self.__dict__.update(authority.__dict__)
             self.signing, self.go_on = asyncio.Event(), asyncio.Event()
-            self._sign = authority.sign_crl
 
-        async def sign_crl(
-            self, shard: int, entries: list[CRLEntry], number: int, this_update: int, next_update: int
-        ) -> bytes:
+        async def sign_crl(self, generation: int, template: CRLTemplate) -> bytes:
             self.signing.set()
             await self.go_on.wait()
-            return await self._sign(shard, entries, number, this_update, next_update)
+            return await super().sign_crl(generation, template)
 
     async def scenario() -> None:
         async with core(store, clock) as c:

@@ -12,17 +12,17 @@ from typing import Annotated, Any
 
 import msgspec
 
-from certloom.api.problems import CONFLICT, INVALID, Problem
+from certloom.api.problems import CONFLICT, INVALID, UNAVAILABLE, Problem
 from certloom.api.routing import Name
 from certloom.api.services import Services
 from certloom.audit import Origin, record
-from certloom.authorities.creation import NewCA, make_local_ca, open_key
+from certloom.authorities.creation import NewCA, make_local_ca
 from certloom.authorities.local import KIND, LocalBody, URLs
 from certloom.pki import names as x501
 from certloom.pki.certificates import parse_certificate
-from certloom.pki.keys import PrivateKey
 from certloom.policy.channels import Channel
 from certloom.policy.profiles import Profile, ProfileError, encode_profile, parse_profile
+from certloom.signing import SigningRefused, SigningUnavailable
 from certloom.store import authorities as authority_statements
 from certloom.store import configuration
 from certloom.store.authorities import StoredAuthority
@@ -147,14 +147,14 @@ async def make_ca(
     services: Services, declared: DeclaredAuthority, above: NewCA | None = None, path: str = "$"
 ) -> NewCA:
     """Make a CA's key and certificate, outside any unit: keys take their time. Raises ``Problem``."""
-    issuer: tuple[StoredAuthority, PrivateKey] | None = None
+    issuer: StoredAuthority | None = None
     if above is not None:
-        issuer = (above.authority, above.private_key)
+        issuer = above.authority
     elif declared.issuer is not None:
-        issuer = await _issuer(services, services.books.authority_row(declared.issuer))
+        issuer = services.books.authority_row(declared.issuer)
     try:
-        return make_local_ca(
-            services.data_key,
+        return await make_local_ca(
+            services.signing,
             services.clock,
             URLs(services.origins.http),
             name=declared.name,
@@ -164,16 +164,12 @@ async def make_ca(
             crl_shards=declared.crl_shards,
             issuer=issuer,
         )
-    except ValueError as error:
-        raise invalid(str(error), path) from None
-
-
-async def _issuer(services: Services, row: StoredAuthority) -> tuple[StoredAuthority, PrivateKey]:
-    key_id = row.key_id
-    key = await services.store.read(lambda tx: authority_statements.key(tx, key_id)) if key_id else None
-    if key is None:
-        raise Problem(CONFLICT, f"the key of authority {row.name!r} is not here")
-    return row, open_key(services.data_key, key)
+    except SigningUnavailable as error:
+        raise Problem(UNAVAILABLE, str(error)) from error
+    except SigningRefused as error:
+        if error.code == "bad-request":
+            raise invalid(str(error), path) from None
+        raise Problem(CONFLICT, str(error)) from error
 
 
 def put_authority(
@@ -195,8 +191,7 @@ def put_authority(
             )
         return Change("authority", declared.name, "unchanged")
     if ca is not None:
-        authority_statements.insert_key(tx, ca.key)
-        authority_statements.insert(tx, ca.authority)
+        ca.store(tx)
         data = before_and_after(None, _encode(declared))
         subject = f"authority:{declared.name}"
         record(tx, services.clock.now_ms(), "authority.created", subject, origin, data)

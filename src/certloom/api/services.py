@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from certloom.notifications import Webhooks
     from certloom.secrets import DataKey
     from certloom.settings import Origins, Settings
+    from certloom.signing import Signing
     from certloom.status.crl import CRLPublisher
     from certloom.store.base import Store
 
@@ -48,6 +49,7 @@ class Services:
     """Which process of the installation this is."""
     store: Store
     data_key: DataKey
+    signing: Signing
     books: Books
     credentials: Credentials
     runner: Runner

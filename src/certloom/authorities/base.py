@@ -6,7 +6,7 @@ from typing import Protocol
 
 import msgspec
 
-from certloom.pki.crl import CRLEntry
+from certloom.pki.crl import CRLTemplate
 from certloom.policy.decisions import CertificateContents
 
 
@@ -18,6 +18,8 @@ class Issued(msgspec.Struct, frozen=True):
     serial: bytes
     """Big-endian, without the DER sign octet."""
     crl_shard: int
+    generation: int
+    """Which of the authority's keys signed it."""
     reserved: bool
     """Whether the serial was reserved in our store (it is ours), to be consumed by the record."""
 
@@ -34,14 +36,6 @@ class AuthorityUnavailable(AuthorityError):
     """Not now; asking again later may succeed."""
 
 
-class Signer(Protocol):
-    """Holds a CA key. Builds the TBSCertificate itself, so that it can live in another process."""
-
-    async def sign(self, contents: CertificateContents, serial: bytes, crl_shard: int) -> bytes:
-        """DER certificate for these contents. Raises ``AuthorityError``."""
-        ...
-
-
 class CRLSource(Protocol):
     """An authority whose CRLs we sign."""
 
@@ -49,11 +43,27 @@ class CRLSource(Protocol):
     crl_shards: int
     crl_seconds: int
     """From thisUpdate to nextUpdate."""
+    delta_seconds: int
+    """How often delta CRLs are signed; 0: never."""
+    full_crl: bool
+    """Whether a generation with several shards has a whole list beside them."""
+    publish_seconds: int
+    """How soon after a revocation a CRL says so, at the latest."""
 
-    async def sign_crl(
-        self, shard: int, entries: list[CRLEntry], number: int, this_update: int, next_update: int
-    ) -> bytes:
-        """DER CRL of one shard. Raises ``AuthorityError``."""
+    def crl_generations(self) -> tuple[int, ...]:
+        """Those whose CRLs are signed: all that have a certificate and are not retired, oldest first."""
+        ...
+
+    def crl_issuer(self, generation: int) -> bytes:
+        """DER certificate of the CA that signs a generation's CRLs."""
+        ...
+
+    def crl_url(self, generation: int, shard: int, *, delta: bool = False) -> str:
+        """Where a CRL is published; ``shard`` -1 is the whole list."""
+        ...
+
+    async def sign_crl(self, generation: int, template: CRLTemplate) -> bytes:
+        """DER CRL. Raises ``AuthorityError``."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""Making local CAs: a key, its certificate, and the two rows that hold them."""
+"""Making local CAs: a key that the signer holds, its certificate, and the rows that tell of them."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import msgspec
 from certloom.authorities.local import KIND, LocalBody, URLs
 from certloom.authorities.serials import new_serial
 from certloom.clock import Clock
-from certloom.pki import keys
-from certloom.pki.ca import make_ca, make_root
 from certloom.pki.certificates import issuer_facts
-from certloom.pki.keys import PrivateKey
 from certloom.pki.names import Name
-from certloom.secrets import DataKey
+from certloom.pki.template import CATemplate
+from certloom.signing import Signing
+from certloom.store import authorities as statements
 from certloom.store.authorities import StoredAuthority, StoredKey
+from certloom.store.base import Tx
 from certloom.store.ids import new_id
 
 _BACKDATE = 3600
@@ -25,30 +25,15 @@ class NewCA(msgspec.Struct, frozen=True):
 
     authority: StoredAuthority
     key: StoredKey
-    private_key: PrivateKey
 
-    def __repr__(self) -> str:
-        return f"NewCA({self.authority.name})"
-
-
-def seal_key(data_key: DataKey, id: str, private_key: PrivateKey, purpose: str, now: int) -> StoredKey:
-    """A private key as it is stored."""
-    return StoredKey(
-        id=id,
-        purpose=purpose,
-        spki=keys.spki_of(private_key),
-        sealed=data_key.seal(f"key:{id}", keys.private_to_der(private_key)),
-        created=now,
-    )
+    def store(self, tx: Tx) -> None:
+        """Raises ``Conflict`` when its name is taken."""
+        statements.insert_key(tx, self.key)
+        statements.insert(tx, self.authority)
 
 
-def open_key(data_key: DataKey, stored: StoredKey) -> PrivateKey:
-    """The private key of a stored one. Raises the data key's error when it was sealed under another."""
-    return keys.private_from_der(data_key.open(f"key:{stored.id}", stored.sealed))
-
-
-def make_local_ca(
-    data_key: DataKey,
+async def make_local_ca(
+    signing: Signing,
     clock: Clock,
     urls: URLs,
     *,
@@ -57,38 +42,38 @@ def make_local_ca(
     days: int,
     algorithm: str = "P-256",
     crl_shards: int = 1,
-    issuer: tuple[StoredAuthority, PrivateKey] | None = None,
+    issuer: StoredAuthority | None = None,
 ) -> NewCA:
     """A root, or with ``issuer`` a CA below that one (which then may only issue end entities).
 
-    It never outlives its issuer. Raises ``pki.template.TemplateError`` for what no CA certificate can say.
+    It never outlives its issuer. Raises ``SigningError``; its code is ``bad-request`` for what no CA
+    certificate can say.
     """
     now = clock.now()
-    private_key = keys.generate(algorithm)
-    not_before, not_after = now - _BACKDATE, now + days * DAY
-    if issuer is None:
-        der = make_root(
-            private_key, subject=subject, serial=new_serial(), not_before=not_before, not_after=not_after
-        )
-    else:
-        row, issuer_key = issuer
-        above = issuer_facts(row.certificate)
-        der = make_ca(
-            private_key.public_key(),
-            above,
-            issuer_key,
-            subject=subject,
-            serial=new_serial(),
-            not_before=not_before,
-            not_after=min(not_after, above.not_after),
-            crl_url=urls.crl(row.name, 0),
-            issuer_url=urls.issuer(row.name),
-        )
     id = new_id(clock.now_ms())
+    made = await signing.generate(id, "ca", name, algorithm)
+    template = CATemplate(
+        serial=new_serial(),
+        spki=made.spki,
+        subject=subject,
+        not_before=now - _BACKDATE,
+        not_after=now + days * DAY,
+    )
+    if issuer is None:
+        der = await signing.ca_certificate(id, None, template)
+    else:
+        below = msgspec.structs.replace(
+            template,
+            not_after=min(template.not_after, issuer_facts(issuer.certificate).not_after),
+            path_length=0,
+            crl_url=urls.crl(issuer.name, 0, issuer.generation),
+            issuer_url=urls.issuer(issuer.name, issuer.generation),
+        )
+        der = await signing.ca_certificate(issuer.key_id or "", issuer.certificate, below)
     authority = StoredAuthority(
         name=name,
         kind=KIND,
-        issuer=issuer[0].name if issuer else None,
+        issuer=issuer.name if issuer else None,
         certificate=der,
         key_identifier=issuer_facts(der).key_identifier,
         key_id=id,
@@ -97,4 +82,4 @@ def make_local_ca(
         body=msgspec.json.encode(LocalBody(generate_as=algorithm)).decode(),
         created=now,
     )
-    return NewCA(authority, seal_key(data_key, id, private_key, f"authority:{name}", now), private_key)
+    return NewCA(authority, StoredKey(id, f"authority:{name}", made.spki, made.record, now))

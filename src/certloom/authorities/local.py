@@ -1,4 +1,5 @@
-"""The product's own CA: a key in software, serials reserved in the store, output that is distrusted.
+"""The product's own CA: a key that the signer holds, serials reserved in the store, output that is
+distrusted.
 
     reserve a serial ─▶ lint the same contents under a throwaway key ─▶ sign ─▶ parse again and compare
 
@@ -10,42 +11,66 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Annotated, Literal
 
 import msgspec
 import structlog
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
-from certloom.authorities.base import AuthorityError, Issued
+from certloom.authorities.base import AuthorityError, AuthorityUnavailable, Issued
 from certloom.authorities.lint import Linter, shape_of
 from certloom.authorities.serials import SerialPool
 from certloom.clock import Clock
 from certloom.pki import keys
 from certloom.pki.certificates import (
     CertificateTemplate,
-    IssuerFacts,
     TemplateError,
     build_certificate,
     issuer_facts,
+    parse_certificate,
     recheck,
 )
-from certloom.pki.crl import CRLEntry, CRLError, build_crl
+from certloom.pki.crl import CRLTemplate
 from certloom.policy.decisions import CertificateContents, LintMode
-from certloom.store.authorities import StoredAuthority
+from certloom.signing import Signing, SigningError, SigningRefused
+from certloom.store.authorities import StoredAuthority, StoredGeneration
+from certloom.store.crls import WHOLE
 
 _log = structlog.get_logger(__name__)
 
 KIND = "local"
+_DAY = 86_400
 
 
-class LocalBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What only a local authority's row says, as JSON."""
+class LocalBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What only a local authority's row says, as JSON. Times are seconds."""
 
-    crl_seconds: int = 7 * 86_400
-    """From a CRL's thisUpdate to its nextUpdate."""
+    crl_seconds: Annotated[int, msgspec.Meta(ge=600, le=366 * _DAY)] = 7 * _DAY
+    """From a CRL's thisUpdate to its nextUpdate; it is signed anew when half of that is over."""
+    delta_seconds: Annotated[int, msgspec.Meta(ge=0, le=30 * _DAY)] = 0
+    """How often delta CRLs are signed; 0: there are none."""
+    full_crl: bool = False
+    """Whether there is a whole list beside those of the shards."""
+    publish_seconds: Annotated[int, msgspec.Meta(ge=0, le=86_400)] = 0
+    """How long after a revocation the CRL may wait for others; 0: it is signed at once."""
+    ocsp: bool = True
+    """Whether certificates name the OCSP responder."""
+    ocsp_seconds: Annotated[int, msgspec.Meta(ge=300, le=30 * _DAY)] = 4 * _DAY
+    """How long an answer is good."""
+    ocsp_key: Literal["P-256", "P-384", "rsa-2048", "rsa-3072", "ed25519", "ml-dsa-44", "token"] = "P-256"
+    """The kind of the responder's key; ``token``: of the CA's kind, in the CA key's token."""
+    ocsp_non_issued: Literal["unknown", "revoked"] = "unknown"
+    """What is said of serials that were never issued (RFC 6960 section 2.2)."""
+    ocsp_archive_seconds: Annotated[int, msgspec.Meta(ge=0, le=20 * 366 * _DAY)] = 0
+    """For how long after expiry answers are still given (archive cutoff, RFC 6960 section 4.4.4); 0: not
+    said."""
     generate_as: str = "P-256"
     """The kind of its key, as ``pki.keys.generate`` calls it: for throwaway keys."""
     cross_certificates: tuple[bytes, ...] = ()
     """DER certificates of the same name and key by other issuers: offered as alternate chains."""
+    cps: str = ""
+    """Where its certification practice statement is."""
+    policies: tuple[str, ...] = ()
+    """Certificate policies (dotted OIDs) in what it issues."""
 
 
 class URLs(msgspec.Struct, frozen=True):
@@ -54,11 +79,18 @@ class URLs(msgspec.Struct, frozen=True):
     base: str
     """Plain HTTP origin, so that fetching a CRL needs no certificate (RFC 5280 section 8)."""
 
-    def crl(self, authority: str, shard: int) -> str:
-        return f"{self.base}/crl/{authority}/{shard}.crl"
+    def crl(self, authority: str, shard: int, generation: int = 1, *, delta: bool = False) -> str:
+        """``shard`` -1 is the whole list of a generation that has several."""
+        at = authority if generation == 1 else f"{authority}/g{generation}"
+        file = "full" if shard == WHOLE else str(shard)
+        return f"{self.base}/crl/{at}/{file}{'-delta' if delta else ''}.crl"
 
-    def issuer(self, authority: str) -> str:
-        return f"{self.base}/ca/{authority}.crt"
+    def issuer(self, authority: str, generation: int = 1) -> str:
+        at = authority if generation == 1 else f"{authority}/g{generation}"
+        return f"{self.base}/ca/{at}.crt"
+
+    def ocsp(self, authority: str) -> str:
+        return f"{self.base}/ocsp/{authority}"
 
 
 def crl_shard(serial: bytes, shards: int) -> int:
@@ -66,23 +98,43 @@ def crl_shard(serial: bytes, shards: int) -> int:
     return int.from_bytes(serial[-2:], "big") % shards
 
 
-class LocalSigner:
-    """A CA key in this process."""
+class LocalAuthority:
+    """A CA of our own."""
 
-    def __init__(self, name: str, issuer: IssuerFacts, private_key: keys.PrivateKey, urls: URLs) -> None:
-        self._name = name
-        self._issuer = issuer
-        self._key = private_key
+    immediate = True
+
+    def __init__(
+        self,
+        row: StoredAuthority,
+        generations: Callable[[str], tuple[StoredGeneration, ...]],
+        signing: Signing,
+        serials: SerialPool,
+        linter: Linter,
+        clock: Clock,
+        urls: URLs,
+    ) -> None:
+        """``generations`` gives those of any authority by name, oldest first: for CRLs and chains."""
+        self.options = msgspec.json.decode(row.body, type=LocalBody)
+        self.name = row.name
+        self.generation = row.generation
+        self.crl_shards = row.crl_shards
+        self.crl_seconds = self.options.crl_seconds
+        self.delta_seconds = self.options.delta_seconds
+        self.full_crl = self.options.full_crl
+        self.publish_seconds = self.options.publish_seconds
+        self._row = row
+        self._generations = generations
+        self._signing = signing
+        self._issuer = issuer_facts(row.certificate)
+        self._key_id = row.key_id or ""
+        self.not_after: int | None = self._issuer.not_after
+        self._serials = serials
+        self._linter = linter
+        self._clock = clock
         self._urls = urls
-        # RSA and ML-DSA signatures take milliseconds, too long for the event loop.
-        self._quick = isinstance(private_key, (ec.EllipticCurvePrivateKey, ed25519.Ed25519PrivateKey))
-
-    def __repr__(self) -> str:
-        return f"LocalSigner({self._name})"
-
-    def with_key(self, private_key: keys.PrivateKey) -> LocalSigner:
-        """The same CA in name, under another key."""
-        return LocalSigner(self._name, self._issuer, private_key, self._urls)
+        self._throwaway: keys.PrivateKey | None = None
+        self._issuer_url = urls.issuer(self.name, self.generation)
+        self._ocsp_url = urls.ocsp(self.name) if self.options.ocsp else None
 
     def template(self, contents: CertificateContents, serial: bytes, shard: int) -> CertificateTemplate:
         """What was decided, with what this CA adds."""
@@ -96,65 +148,13 @@ class LocalSigner:
             key_usage=contents.key_usage,
             extended_key_usage=contents.extended_key_usage,
             extensions=contents.extensions,
-            crl_url=self._urls.crl(self._name, shard),
-            issuer_url=self._urls.issuer(self._name),
+            crl_url=self._urls.crl(self.name, shard, self.generation),
+            issuer_url=self._issuer_url,
+            ocsp_url=self._ocsp_url,
+            delta_url=self._urls.crl(self.name, shard, self.generation, delta=True)
+            if self.delta_seconds
+            else None,
         )
-
-    async def sign(self, contents: CertificateContents, serial: bytes, crl_shard: int) -> bytes:
-        template = self.template(contents, serial, crl_shard)
-        return await self._run(lambda: build_certificate(template, self._issuer, self._key))
-
-    async def sign_crl(
-        self,
-        shard: int | None,
-        entries: list[CRLEntry],
-        number: int,
-        this_update: int,
-        next_update: int,
-    ) -> bytes:
-        """DER CRL of one shard, or with None of everything the CA issued."""
-        url = None if shard is None else self._urls.crl(self._name, shard)
-        # On a thread whatever the key: a shard may have many thousand entries.
-        return await asyncio.to_thread(
-            build_crl, self._issuer, self._key, entries, number, this_update, next_update, url
-        )
-
-    async def _run(self, make: Callable[[], bytes]) -> bytes:
-        try:
-            return make() if self._quick else await asyncio.to_thread(make)
-        except TemplateError as error:
-            raise AuthorityError("not-encodable", str(error)) from error
-
-
-class LocalAuthority:
-    """A CA of our own, in one process."""
-
-    immediate = True
-
-    def __init__(
-        self,
-        row: StoredAuthority,
-        signer: LocalSigner,
-        serials: SerialPool,
-        linter: Linter,
-        clock: Clock,
-        issuers: Callable[[str], StoredAuthority],
-    ) -> None:
-        """``issuers`` finds the row of an authority above this one, for chains."""
-        body = msgspec.json.decode(row.body, type=LocalBody)
-        self.name = row.name
-        self.crl_shards = row.crl_shards
-        self.crl_seconds = body.crl_seconds
-        self._row = row
-        self._signer = signer
-        self._issuer = issuer_facts(row.certificate)
-        self.not_after: int | None = self._issuer.not_after
-        self._serials = serials
-        self._linter = linter
-        self._clock = clock
-        self._issuers = issuers
-        self._body = body
-        self._throwaway: LocalSigner | None = None
 
     async def issue(self, contents: CertificateContents) -> Issued:
         if contents.not_after > self._issuer.not_after:
@@ -162,9 +162,10 @@ class LocalAuthority:
         await self._lint(contents)
         serial = await self._serials.take()
         shard = crl_shard(serial, self.crl_shards)
+        template = self.template(contents, serial, shard)
         try:
-            der = await self._signer.sign(contents, serial, shard)
-            differences = recheck(der, self._signer.template(contents, serial, shard), self._issuer)
+            der = await self._sign(template)
+            differences = recheck(der, template, self._issuer)
         except BaseException:
             await self._serials.burn(serial)
             raise
@@ -172,7 +173,13 @@ class LocalAuthority:
             await self._serials.burn(serial)
             _log.error("authority.misissued", authority=self.name, serial=serial.hex(), what=differences)
             raise AuthorityError("recheck-failed", "the certificate was not what was decided; withheld")
-        return Issued(self.name, der, serial, shard, reserved=True)
+        return Issued(self.name, der, serial, shard, self.generation, reserved=True)
+
+    async def _sign(self, template: CertificateTemplate) -> bytes:
+        try:
+            return await self._signing.certificate(self._key_id, self._row.certificate, template)
+        except SigningError as error:
+            raise _as_authority_error(error) from error
 
     async def _lint(self, contents: CertificateContents) -> None:
         """Lint what is about to be signed. Raises ``AuthorityError`` with the findings."""
@@ -183,32 +190,71 @@ class LocalAuthority:
             return
         if self._throwaway is None:
             # Of the real key's kind, so that the signature algorithm is the one that will be used.
-            key = await asyncio.to_thread(keys.generate, self._body.generate_as)
-            self._throwaway = self._signer.with_key(key)
-        der = await self._throwaway.sign(contents, b"\x7f" * 16, 0)
+            self._throwaway = await asyncio.to_thread(keys.generate, self.options.generate_as)
+        template = self.template(contents, b"\x7f" * 16, 0)
+        try:
+            der = await asyncio.to_thread(build_certificate, template, self._issuer, self._throwaway)
+        except TemplateError as error:
+            raise AuthorityError("not-encodable", str(error)) from error
         findings = await self._linter.check(der, shape, contents.lint, contents.lint_level)
         if findings:
             raise AuthorityError("lint", "; ".join(str(finding) for finding in findings[:5]))
 
-    async def sign_crl(
-        self, shard: int, entries: list[CRLEntry], number: int, this_update: int, next_update: int
-    ) -> bytes:
-        # The only shard is the whole list, and says so by having no issuing distribution point: it then also
-        # speaks for certificates without a CRL distribution point, such as a root's own.
-        scope = shard if self.crl_shards > 1 else None
+    # -- CRLs --------------------------------------------------------------------------------------------
+
+    def crl_generations(self) -> tuple[int, ...]:
+        """Those whose CRLs are signed: all that have a certificate and are not retired, oldest first."""
+        return tuple(
+            g.generation
+            for g in self._generations(self.name)
+            if g.certificate is not None and g.state != "retired"
+        )
+
+    def crl_issuer(self, generation: int) -> bytes:
+        """DER certificate of the CA that signs a generation's CRLs."""
+        return self._generation(generation)[1]
+
+    def crl_url(self, generation: int, shard: int, *, delta: bool = False) -> str:
+        """Where a CRL is published; ``shard`` -1 is the whole list."""
+        return self._urls.crl(self.name, shard, generation, delta=delta)
+
+    async def sign_crl(self, generation: int, template: CRLTemplate) -> bytes:
+        key_id, certificate = self._generation(generation)
         try:
-            return await self._signer.sign_crl(scope, entries, number, this_update, next_update)
-        except CRLError as error:
-            raise AuthorityError("not-encodable", str(error)) from error
+            return await self._signing.crl(key_id, certificate, template)
+        except SigningError as error:
+            raise _as_authority_error(error) from error
+
+    def _generation(self, number: int) -> tuple[str, bytes]:
+        """Key id and certificate. Raises ``AuthorityError``."""
+        for g in self._generations(self.name):
+            if g.generation == number and g.certificate is not None and g.key_id is not None:
+                return g.key_id, g.certificate
+        raise AuthorityError(
+            "no-generation", f"authority {self.name} has no generation {number} to sign with"
+        )
+
+    # -- chains ------------------------------------------------------------------------------------------
 
     def chains(self) -> tuple[tuple[bytes, ...], ...]:
         """The chain up to our root, then one through each cross-certificate."""
         above: list[bytes] = []
-        row = self._row
-        while row.issuer is not None:
-            above.append(row.certificate)
-            row = self._issuers(row.issuer)
-        return (tuple(above), *((certificate,) for certificate in self._body.cross_certificates))
+        certificate, issuer = self._row.certificate, self._row.issuer
+        while issuer is not None:
+            above.append(certificate)
+            signed_by = parse_certificate(certificate).authority_key_identifier
+            found = [g for g in self._generations(issuer) if g.key_identifier == signed_by]
+            if not found or found[0].certificate is None:
+                break
+            certificate, issuer = found[0].certificate, found[0].issuer
+        return (tuple(above), *((certificate,) for certificate in self.options.cross_certificates))
 
     async def close(self) -> None:
         await self._serials.close()
+
+
+def _as_authority_error(error: SigningError) -> AuthorityError:
+    if isinstance(error, SigningRefused):
+        code = "not-encodable" if error.code == "bad-request" else error.code
+        return AuthorityError(code, str(error))
+    return AuthorityUnavailable(error.code, str(error))

@@ -68,7 +68,8 @@ class Books:
     """The configuration as this process last read it."""
 
     def __init__(self, store: Store, make_authority: Callable[[StoredAuthority], Authority]) -> None:
-        """``make_authority`` turns a row into something that issues; it is asked once per row."""
+        """``make_authority`` turns a row into something that issues; it is asked again when
+        the row changes."""
         self._store = store
         self._make_authority = make_authority
         self._reading = Reading(-1, {}, {}, {}, ())
@@ -81,8 +82,9 @@ class Books:
         if generation == self._reading.generation:
             return False
         reading = await self._store.scan(read_configuration)
+        before = {row.name: row for row in self._reading.authorities}
         for row in reading.authorities:
-            if row.name not in self._authorities:
+            if row != before.get(row.name):
                 self._authorities[row.name] = self._make_authority(row)
         self._by_key_identifier = {row.key_identifier: row.name for row in reading.authorities}
         self._reading = reading

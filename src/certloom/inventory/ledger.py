@@ -64,6 +64,7 @@ def enter_issued(
             owner=owner,
             team=team,
             channel=channel,
+            generation=issued.generation,
         ),
         contents.identifiers,
     )

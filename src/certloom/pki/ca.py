@@ -7,13 +7,14 @@ from certloom.pki.certificates import (
     TemplateError,
     access_extension,
     distribution_point_extension,
+    freshest_crl_extension,
     key_identifier,
     serial_number,
 )
 from certloom.pki.extensions import Extension
 from certloom.pki.keys import PrivateKey, PublicKey, spki_of
 from certloom.pki.names import Name
-from certloom.pki.template import IssuerFacts
+from certloom.pki.template import CATemplate, IssuerFacts
 
 CA_KEY_USAGE = ("digitalSignature", "keyCertSign", "cRLSign")
 """What a CA's key does here: it also signs its own OCSP answers."""
@@ -31,19 +32,18 @@ def make_root(
     more: tuple[Extension, ...] = (),
 ) -> bytes:
     """DER of a self-signed CA certificate. Times are Unix seconds, inclusive. Raises ``TemplateError``."""
-    return _make(
-        spki_of(private_key),
-        issuer=None,
-        issuer_key=private_key,
-        subject=subject,
+    template = CATemplate(
         serial=serial,
+        spki=spki_of(private_key),
+        subject=subject,
         not_before=not_before,
         not_after=not_after,
         path_length=path_length,
         key_usage=key_usage,
-        more=more,
-        urls=(None, None, None),
+        extensions=more,
     )
+    tbs = tbs_ca_certificate(template, None, signatures.algorithm_for(private_key))
+    return signatures.assemble(private_key, tbs)
 
 
 def make_ca(
@@ -66,68 +66,62 @@ def make_ca(
 
     Raises ``TemplateError``.
     """
-    return _make(
-        spki_of(public_key),
-        issuer=issuer,
-        issuer_key=issuer_key,
-        subject=subject,
+    template = CATemplate(
         serial=serial,
+        spki=spki_of(public_key),
+        subject=subject,
         not_before=not_before,
         not_after=not_after,
         path_length=path_length,
         key_usage=key_usage,
-        more=more,
-        urls=(crl_url, issuer_url, ocsp_url),
+        extensions=more,
+        crl_url=crl_url,
+        issuer_url=issuer_url,
+        ocsp_url=ocsp_url,
     )
+    tbs = tbs_ca_certificate(template, issuer, signatures.algorithm_for(issuer_key))
+    return signatures.assemble(issuer_key, tbs)
 
 
-def _make(
-    spki: bytes,
-    *,
-    issuer: IssuerFacts | None,
-    issuer_key: PrivateKey,
-    subject: Name,
-    serial: bytes,
-    not_before: int,
-    not_after: int,
-    path_length: int | None,
-    key_usage: tuple[str, ...],
-    more: tuple[Extension, ...],
-    urls: tuple[str | None, str | None, str | None],
-) -> bytes:
-    crl_url, issuer_url, ocsp_url = urls
-    if not subject:
+def tbs_ca_certificate(template: CATemplate, issuer: IssuerFacts | None, algorithm: bytes) -> bytes:
+    """DER of the TBSCertificate; without ``issuer`` of a self-signed one.
+
+    ``algorithm`` is the DER AlgorithmIdentifier of what signs it. Raises ``TemplateError``.
+    """
+    if not template.subject:
         raise TemplateError("a CA has a subject (RFC 5280 section 4.1.2.6)")
-    if not_after < not_before:
+    if template.not_after < template.not_before:
         raise TemplateError("a certificate that ends before it begins")
-    if "keyCertSign" not in key_usage:
+    if "keyCertSign" not in template.key_usage:
         raise TemplateError("a CA's key usage has keyCertSign (RFC 5280 section 4.2.1.9)")
-    algorithm = signatures.algorithm_for(issuer_key)
+    length = template.path_length
+    crl_url, issuer_url, ocsp_url = template.crl_url, template.issuer_url, template.ocsp_url
     try:
-        subject_der = names.encode(subject)
-        constraints = der.sequence(der.TRUE, b"" if path_length is None else der.integer(path_length))
-        own_identifier = der.octet_string(key_identifier(spki))
+        subject = names.encode(template.subject)
+        constraints = der.sequence(der.TRUE, b"" if length is None else der.integer(length))
+        own_identifier = der.octet_string(key_identifier(template.spki))
+        usage = extensions.encode_key_usage(template.key_usage)
         written = [
             b"" if issuer is None else issuer.authority_key_identifier,
             extensions.encode(extensions.SUBJECT_KEY_IDENTIFIER, False, own_identifier),
-            extensions.encode(extensions.KEY_USAGE, True, extensions.encode_key_usage(key_usage)),
+            extensions.encode(extensions.KEY_USAGE, True, usage),
             extensions.encode(extensions.BASIC_CONSTRAINTS, True, constraints),
             b"" if crl_url is None else distribution_point_extension(crl_url),
+            b"" if template.delta_url is None else freshest_crl_extension(template.delta_url),
             b"" if issuer_url is None and ocsp_url is None else access_extension(ocsp_url, issuer_url),
-            *(extensions.encode(e.oid, e.critical, e.value) for e in more),
+            *(extensions.encode(e.oid, e.critical, e.value) for e in template.extensions),
         ]
-        tbs = der.sequence(
+        return der.sequence(
             der.context(0, der.integer(2)),
-            serial_number(serial),
+            serial_number(template.serial),
             algorithm,
-            subject_der if issuer is None else issuer.name,
-            der.sequence(der.x509_time(not_before), der.x509_time(not_after)),
-            subject_der,
-            spki,
+            subject if issuer is None else issuer.name,
+            der.sequence(der.x509_time(template.not_before), der.x509_time(template.not_after)),
+            subject,
+            template.spki,
             der.context(3, der.sequence(*written)),
         )
     except TemplateError:
         raise
     except ValueError as error:
         raise TemplateError(str(error)) from error
-    return signatures.assemble(issuer_key, tbs)

@@ -30,6 +30,7 @@ __all__ = [
     "build_certificate",
     "distribution_point_extension",
     "distribution_point_name",
+    "freshest_crl_extension",
     "issuer_facts",
     "key_identifier",
     "parse_certificate",
@@ -56,6 +57,7 @@ _MADE_HERE = frozenset(
         extensions.SUBJECT_ALT_NAME,
         extensions.BASIC_CONSTRAINTS,
         extensions.CRL_DISTRIBUTION_POINTS,
+        extensions.FRESHEST_CRL,
         extensions.AUTHORITY_KEY_IDENTIFIER,
         extensions.EXTENDED_KEY_USAGE,
         extensions.AUTHORITY_INFORMATION_ACCESS,
@@ -87,6 +89,8 @@ def tbs_certificate(template: CertificateTemplate, issuer: IssuerFacts) -> bytes
             written.append(extensions.encode(extensions.SUBJECT_ALT_NAME, not template.subject, alt_names))
         if template.crl_url is not None:
             written.append(distribution_point_extension(template.crl_url))
+        if template.delta_url is not None:
+            written.append(freshest_crl_extension(template.delta_url))
         if template.issuer_url is not None or template.ocsp_url is not None:
             written.append(access_extension(template.ocsp_url, template.issuer_url))
         if template.extensions:
@@ -164,6 +168,14 @@ def distribution_point_extension(url: str) -> bytes:
     """DER of the cRLDistributionPoints extension with this one URL. Raises ``TemplateError``."""
     value = der.sequence(der.sequence(distribution_point_name(url)))
     return extensions.encode(extensions.CRL_DISTRIBUTION_POINTS, False, value)
+
+
+@lru_cache(maxsize=1024)
+def freshest_crl_extension(url: str) -> bytes:
+    """DER of the freshestCRL extension with this one URL (RFC 5280 sections 4.2.1.15 and 5.2.6), for
+    certificates and complete CRLs. Raises ``TemplateError``."""
+    value = der.sequence(der.sequence(distribution_point_name(url)))
+    return extensions.encode(extensions.FRESHEST_CRL, False, value)
 
 
 @lru_cache(maxsize=256)

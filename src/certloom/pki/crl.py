@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import lru_cache
 
 import msgspec
@@ -50,44 +49,40 @@ REASONS = frozenset({0, 1, 2, 3, 4, 5, 6, 9, 10})
 _VERSION_2 = der.integer(1)
 
 
-def build_crl(
-    issuer: IssuerFacts,
-    private_key: PrivateKey,
-    entries: Iterable[CRLEntry],
-    number: int,
-    this_update: int,
-    next_update: int,
-    distribution_point_url: str | None,
-) -> bytes:
-    """DER of the signed CRL. ``private_key`` is the issuer's, times are Unix seconds.
+def build_crl(template: CRLTemplate, issuer: IssuerFacts, private_key: PrivateKey) -> bytes:
+    """DER of the signed CRL. ``private_key`` is the issuer's. Raises ``CRLError``."""
+    return signatures.assemble(private_key, tbs_crl(template, issuer))
 
-    With a URL the list is for the certificates that carry it as their CRL distribution point (a critical
-    issuing distribution point says so, RFC 5280 section 5.2.5); without, for all of the issuer's. Raises
-    ``CRLError`` for a number that is negative or beyond 20 octets, times out of order, and what entries
-    cannot say.
+
+def tbs_crl(template: CRLTemplate, issuer: IssuerFacts) -> bytes:
+    """DER of the TBSCertList (RFC 5280 section 5.1.2).
+
+    Raises ``CRLError`` for a number that is negative or beyond 20 octets, times out of order, and what
+    entries cannot say.
     """
+    number = template.number
     if number < 0 or number.bit_length() > 159:
         raise CRLError("a CRL number is not negative and has at most 20 octets (RFC 5280 section 5.2.3)")
-    if next_update <= this_update:
+    if template.next_update <= template.this_update:
         raise CRLError("a CRL whose next update is not after this one")
     try:
-        times = der.x509_time(this_update) + der.x509_time(next_update)
+        times = der.x509_time(template.this_update) + der.x509_time(template.next_update)
         revoked = b"".join(
             der.sequence(serial_number(e.serial), der.x509_time(e.revoked_at), _entry_extensions(e.reason))
-            for e in entries
+            for e in template.entries
         )
         written = [
             issuer.authority_key_identifier,
             extensions.encode(extensions.CRL_NUMBER, False, der.integer(number)),
         ]
-        if distribution_point_url is not None:
-            point = der.sequence(distribution_point_name(distribution_point_url))
+        if template.distribution_point_url is not None:
+            point = der.sequence(distribution_point_name(template.distribution_point_url))
             written.append(extensions.encode(extensions.ISSUING_DISTRIBUTION_POINT, True, point))
     except CRLError:
         raise
     except ValueError as error:
         raise CRLError(str(error)) from error
-    tbs = der.sequence(
+    return der.sequence(
         _VERSION_2,
         issuer.signature_algorithm,
         issuer.name,
@@ -96,7 +91,6 @@ def build_crl(
         der.tlv(der.SEQUENCE, revoked) if revoked else b"",
         der.context(0, der.sequence(*written)),
     )
-    return signatures.assemble(private_key, tbs)
 
 
 @lru_cache(maxsize=16)

@@ -189,3 +189,17 @@ def _tls_features(value: bytes) -> tuple[int, ...]:
     while reader.more():
         features.append(reader.integer())
     return tuple(features)
+
+
+def tbs_csr(subject: Name, spki: bytes, *, ca: bool) -> bytes:
+    """DER of a CertificationRequestInfo (RFC 2986 section 4.1) that asks, with ``ca``, for a CA
+    certificate."""
+    attributes = b""
+    if ca:
+        usage = extensions.encode_key_usage(("digitalSignature", "keyCertSign", "cRLSign"))
+        asked = der.sequence(
+            extensions.encode(extensions.BASIC_CONSTRAINTS, True, der.sequence(der.TRUE)),
+            extensions.encode(extensions.KEY_USAGE, True, usage),
+        )
+        attributes = der.sequence(der.oid(_EXTENSION_REQUESTS[0]), der.set_of(asked))
+    return der.sequence(der.integer(0), names.encode(subject), spki, der.context(0, attributes))

@@ -1,6 +1,7 @@
-"""The form of a backup: one tar file with a manifest, the database, and the data key to its secrets.
+"""The form of a backup: one tar file with a manifest, the database, and the keys to its secrets.
 
-Whoever holds it holds the CA: it is written for its owner alone (0600), and belongs where private keys do.
+The signer's key is among them where the server may read it. Whoever holds such a backup holds the CA: it is
+written for its owner alone (0600), and belongs where private keys do.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import msgspec
 FORMAT = 1
 MANIFEST = "manifest.json"
 DATA_KEY = "data.key"
+SIGNER_KEY = "signer.key"
 DATABASES = {"sqlite": "database.sqlite", "postgresql": "database.pgdump"}
 _CHUNK = 1 << 20
 _MOST_MANIFEST = 65536
@@ -105,7 +107,7 @@ def read_manifest(path: Path) -> Manifest:
             raise ArchiveError(f"{path}: the manifest is damaged: {error}") from None
     if manifest.format != FORMAT:
         raise ArchiveError(f"{path} has format {manifest.format}; this version reads {FORMAT}")
-    if manifest.members.keys() != {DATA_KEY, DATABASES.get(manifest.dialect, "")}:
+    if manifest.members.keys() - {SIGNER_KEY} != {DATA_KEY, DATABASES.get(manifest.dialect, "")}:
         raise ArchiveError(f"{path}: the manifest does not name what a backup holds")
     return manifest
 

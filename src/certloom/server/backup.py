@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 import tempfile
 from pathlib import Path
@@ -13,6 +14,7 @@ from certloom.server.archive import (
     DATA_KEY,
     DATABASES,
     FORMAT,
+    SIGNER_KEY,
     ArchiveError,
     Manifest,
     describe,
@@ -42,7 +44,12 @@ async def make_backup(rooms: Rooms, path: Path) -> Manifest:
         else:
             await postgresql_tools.dump(rooms.data_dir.database_url, copy)
         key.write_bytes(rooms.data_dir.data_key.read_bytes())
-        return await asyncio.to_thread(_pack, path, rooms.store.dialect, created, {name: copy, DATA_KEY: key})
+        files = {name: copy, DATA_KEY: key}
+        # An isolated signer's key is not the server's to read: it is kept with the signer.
+        with contextlib.suppress(FileNotFoundError, PermissionError):
+            (folder / SIGNER_KEY).write_bytes(rooms.data_dir.signer_key.read_bytes())
+            files[SIGNER_KEY] = folder / SIGNER_KEY
+        return await asyncio.to_thread(_pack, path, rooms.store.dialect, created, files)
     except (OSError, StoreError, ArchiveError, postgresql_tools.ToolError) as error:
         raise BackupError(str(error)) from error
     finally:

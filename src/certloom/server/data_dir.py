@@ -20,6 +20,7 @@ class DataDir:
     def __init__(self, settings: Settings) -> None:
         self.path = Path(settings.data_dir).absolute()
         self.data_key = self.path / "data.key"
+        self.signer_key = self.path / "signer.key"
         self.root_pem = self.path / "root.pem"
         self.https = self.path / "https.sealed"
         """The HTTPS listener's own certificate and key, sealed under the data key."""

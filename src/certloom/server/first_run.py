@@ -25,7 +25,7 @@ from certloom.pki.names import Name
 from certloom.policy.channels import ACMEChannel
 from certloom.policy.profiles import default_profiles, encode_profile
 from certloom.secrets import DataKey, SecretError
-from certloom.store import authorities as authority_statements
+from certloom.signing import Signing
 from certloom.store import configuration
 from certloom.store.base import Conflict, Store, Tx
 
@@ -76,7 +76,7 @@ def own_name() -> str:
 
 
 async def complete_first_run(
-    store: Store, clock: Clock, data_key: DataKey, credentials: Credentials, urls: URLs
+    store: Store, clock: Clock, data_key: DataKey, signing: Signing, credentials: Credentials, urls: URLs
 ) -> None:
     """Make what a fresh installation needs, unless it is there.
 
@@ -84,23 +84,23 @@ async def complete_first_run(
     """
     if await store.read(lambda tx: configuration.fact(tx, _INSTALLED)) is None:
         suffix = secrets.token_hex(4)
-        root = make_local_ca(
-            data_key,
+        root = await make_local_ca(
+            signing,
             clock,
             urls,
             name=ROOT,
             subject=Name(((_COMMON_NAME, f"Certloom Root {suffix}"),)),
             days=_ROOT_DAYS,
         )
-        issuing = make_local_ca(
-            data_key,
+        issuing = await make_local_ca(
+            signing,
             clock,
             urls,
             name=ISSUING,
             subject=Name(((_COMMON_NAME, f"Certloom Issuing {suffix}"),)),
             days=_ISSUING_DAYS,
             crl_shards=_ISSUING_SHARDS,
-            issuer=(root.authority, root.private_key),
+            issuer=root.authority,
         )
         with contextlib.suppress(Conflict):  # another node was faster
             await store.write(lambda tx: _install(tx, clock, data_key, credentials, (root, issuing)))
@@ -114,8 +114,7 @@ def _install(
         return
     now = clock.now()
     for ca in cas:
-        authority_statements.insert_key(tx, ca.key)
-        authority_statements.insert(tx, ca.authority)
+        ca.store(tx)
         record(tx, clock.now_ms(), "authority.created", f"authority:{ca.authority.name}", SYSTEM)
     profiles = default_profiles(ISSUING)
     for profile in profiles:

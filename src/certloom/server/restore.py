@@ -21,7 +21,15 @@ import msgspec
 from certloom.audit import Origin, record
 from certloom.clock import Clock
 from certloom.server import postgresql_tools
-from certloom.server.archive import DATA_KEY, DATABASES, ArchiveError, Manifest, extract, read_manifest
+from certloom.server.archive import (
+    DATA_KEY,
+    DATABASES,
+    SIGNER_KEY,
+    ArchiveError,
+    Manifest,
+    extract,
+    read_manifest,
+)
 from certloom.server.data_dir import DataDir, DataDirError, write_atomically
 from certloom.settings import Settings
 from certloom.store import open_store, recovery
@@ -87,7 +95,7 @@ async def _sqlite(
     target = Path.cwd() / data_dir.database_url.removeprefix(_SQLITE)
     if _existing([target]):
         await _refuse_if_open(clock, target)
-    _refuse_if_there([target, data_dir.data_key], data_dir, force)
+    _refuse_if_there([target, data_dir.data_key, *_other_signer_key(data_dir, staging)], data_dir, force)
     copy = staging / DATABASES["sqlite"]
     # Marked before it comes into its place, so that no server can ever open it unmarked.
     store = await open_store(f"{_SQLITE}{copy}", clock=clock)
@@ -97,9 +105,11 @@ async def _sqlite(
         await store.close()
     write_atomically(data_dir.restore_pending, b"", 0o600)
     beside = (target.with_name(target.name + end) for end in ("-wal", "-shm"))
-    aside = _put_aside([data_dir.data_key, target, *beside], clock)
+    signer_key = _other_signer_key(data_dir, staging)
+    aside = _put_aside([data_dir.data_key, *signer_key, target, *beside], clock)
     await asyncio.to_thread(_move, copy, target)
     write_atomically(data_dir.data_key, (staging / DATA_KEY).read_bytes(), 0o600)
+    _put_signer_key(data_dir, staging)
     data_dir.restore_pending.unlink()
     return Restored(manifest, unknown, aside)
 
@@ -113,6 +123,7 @@ async def _postgresql(
         raise RestoreError(f"{others} other sessions use the database; stop every server and try again")
     key = (staging / DATA_KEY).read_bytes()
     there = [data_dir.data_key] if not _same(data_dir.data_key, key) else []
+    there += _other_signer_key(data_dir, staging)
     _refuse_if_there(there, data_dir, force)
     if used and not force and not data_dir.restore_pending.exists():
         raise RestoreError("the database is not empty; --force replaces it")
@@ -125,8 +136,23 @@ async def _postgresql(
         await store.close()
     aside = _put_aside(there, clock)
     write_atomically(data_dir.data_key, key, 0o600)
+    _put_signer_key(data_dir, staging)
     data_dir.restore_pending.unlink()
     return Restored(manifest, unknown, aside)
+
+
+def _other_signer_key(data_dir: DataDir, staging: Path) -> list[Path]:
+    """The signer's key that is there, where the archive holds another one."""
+    archived = staging / SIGNER_KEY
+    if not archived.exists() or _same(data_dir.signer_key, archived.read_bytes()):
+        return []
+    return [data_dir.signer_key]
+
+
+def _put_signer_key(data_dir: DataDir, staging: Path) -> None:
+    archived = staging / SIGNER_KEY
+    if archived.exists():
+        write_atomically(data_dir.signer_key, archived.read_bytes(), 0o600)
 
 
 async def _mark(store: Store, clock: Clock, manifest: Manifest, origin: Origin) -> int:

@@ -14,11 +14,10 @@ from dataclasses import dataclass
 import structlog
 
 from certloom.audit import Checkpoints
-from certloom.authorities.base import Authority
-from certloom.authorities.creation import open_key
+from certloom.authorities.conversion import hand_over_keys
 from certloom.authorities.lint import Linter
-from certloom.authorities.local import KIND, LocalAuthority, LocalSigner, URLs
-from certloom.authorities.serials import SerialPool
+from certloom.authorities.local import URLs
+from certloom.authorities.registry import Authorities
 from certloom.clock import Clock
 from certloom.enrollment.approvals import Approvals
 from certloom.enrollment.books import Books
@@ -34,67 +33,18 @@ from certloom.identity.people import People
 from certloom.jobs import Runner
 from certloom.notifications import Notices, Webhooks
 from certloom.outbound.http import HTTPClient
-from certloom.pki.certificates import issuer_facts
 from certloom.secrets import DataKey
 from certloom.server.data_dir import DataDir
 from certloom.server.first_run import complete_first_run
 from certloom.server.outgoing import http_client, mailer
 from certloom.settings import Origins, Settings, origins
+from certloom.signing import Signing
+from certloom.signing.service import Service
 from certloom.status.crl import CRLPublisher
-from certloom.store import authorities as authority_statements
 from certloom.store import configuration, open_store
-from certloom.store.authorities import StoredAuthority, StoredKey
-from certloom.store.base import Store, StoreError, Tx
+from certloom.store.base import Store
 
 _log = structlog.get_logger("certloom.server")
-
-
-class Authorities:
-    """Turns stored authorities into ones that issue, keeping the keys they need at hand."""
-
-    def __init__(
-        self, store: Store, clock: Clock, data_key: DataKey, linter: Linter, urls: URLs, node: str
-    ) -> None:
-        self._store = store
-        self._clock = clock
-        self._data_key = data_key
-        self._linter = linter
-        self._urls = urls
-        self._node = node
-        self._keys: dict[str, StoredKey] = {}
-        self._rows: dict[str, StoredAuthority] = {}
-        self.crl_sources: dict[str, LocalAuthority] = {}
-
-    async def load(self) -> None:
-        """Read rows and sealed keys, so that ``make`` need not wait for the database."""
-
-        def unit(tx: Tx) -> tuple[list[StoredAuthority], list[StoredKey]]:
-            rows = authority_statements.every(tx)
-            found = [authority_statements.key(tx, row.key_id) for row in rows if row.key_id is not None]
-            return rows, [key for key in found if key is not None]
-
-        rows, keys = await self._store.scan(unit)
-        self._rows = {row.name: row for row in rows}
-        self._keys = {key.id: key for key in keys}
-
-    def make(self, row: StoredAuthority) -> Authority:
-        """What issues for this row. Raises ``StoreError`` where its kind or its key is not to be had."""
-        key = self._keys.get(row.key_id or "")
-        if row.kind != KIND or key is None:
-            raise StoreError(f"authority {row.name}: nothing here can issue for the kind {row.kind!r}")
-        signer = LocalSigner(
-            row.name, issuer_facts(row.certificate), open_key(self._data_key, key), self._urls
-        )
-        authority = LocalAuthority(
-            row,
-            signer,
-            SerialPool(self._store, self._clock, row.name, self._node),
-            self._linter,
-            self._clock,
-            self._rows.__getitem__,
-        )
-        self.crl_sources[row.name] = authority
-        return authority
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +58,7 @@ class Rooms:
     node: str
     store: Store
     data_key: DataKey
+    signing: Signing
     linter: Linter
     authorities: Authorities
     books: Books
@@ -144,6 +95,7 @@ class Rooms:
             ("authorities", self.books.close),
             ("linter", self.linter.close),
             ("HTTP client", self.http.close),
+            ("signer", self.signing.close),
         ):
             try:
                 await close()
@@ -180,8 +132,10 @@ async def open_rooms(
     try:
         data_key = DataKey.load_or_create(data_dir.data_key)
         credentials = Credentials(data_key, clock)
-        await complete_first_run(store, clock, data_key, credentials, urls)
-        authorities = Authorities(store, clock, data_key, linter, urls, node)
+        signing = Service(DataKey.load_or_create(data_dir.signer_key), clock)
+        await complete_first_run(store, clock, data_key, signing, credentials, urls)
+        await hand_over_keys(store, data_key, signing)
+        authorities = Authorities(store, clock, signing, linter, urls, node)
         books = Books(store, authorities.make)
         runner = Runner(store, clock, node)
         enrollment = Enrollment(store, clock, books, runner, settings.enrollment)
@@ -200,6 +154,7 @@ async def open_rooms(
             node=node,
             store=store,
             data_key=data_key,
+            signing=signing,
             linter=linter,
             authorities=authorities,
             books=books,
@@ -209,7 +164,7 @@ async def open_rooms(
             enrollment=enrollment,
             approvals=Approvals(store, clock, enrollment),
             revoker=Revoker(store, clock),
-            crls=CRLPublisher(store, clock, runner, lambda: dict(authorities.crl_sources), CRL_JOB),
+            crls=CRLPublisher(store, clock, runner, lambda: dict(authorities.local), CRL_JOB),
             checkpoints=Checkpoints(store, clock, data_key),
             people=people,
             logins=logins,

@@ -33,6 +33,7 @@ def services(rooms: Rooms, metrics: Callable[[str], Awaitable[tuple[bytes, str]]
         node=rooms.node,
         store=rooms.store,
         data_key=rooms.data_key,
+        signing=rooms.signing,
         books=rooms.books,
         credentials=rooms.credentials,
         runner=rooms.runner,

@@ -34,13 +34,13 @@ class SigningError(Exception):
 
 
 class SigningRefused(SigningError):
-    """For good: ``signer-limit`` (its limits file forbids it), ``bad-request`` (there is no such certificate, CRL
-    or key), ``unknown-key`` (the record does not open), ``wrong-purpose``."""
+    """For good: ``signer-limit`` (its limits file forbids it), ``bad-request`` (there is no such
+    certificate, CRL or key), ``unknown-key`` (the record does not open), ``wrong-purpose``."""
 
 
 class SigningUnavailable(SigningError):
-    """For now: ``signer-unreachable``, ``token-unavailable``, ``token-locked`` (its PIN is wrong and is not tried
-    again until somebody has looked), ``signer-rate``."""
+    """For now: ``signer-unreachable``, ``token-unavailable``, ``token-locked`` (its PIN is wrong and is
+    not tried again until somebody has looked), ``signer-rate``."""
 
 
 class MadeKey(msgspec.Struct, frozen=True):
@@ -106,7 +106,8 @@ class Signing(Protocol):
         ...
 
     async def ca_certificate(self, key_id: str, issuer: bytes | None, template: CATemplate) -> bytes:
-        """DER of a CA certificate; without ``issuer`` self-signed: ``template.spki`` is then the key's own."""
+        """DER of a CA certificate; without ``issuer`` self-signed: ``template.spki`` is then the key's
+        own."""
         ...
 
     async def csr(self, key_id: str, subject: Name, *, ca: bool) -> bytes:
@@ -118,8 +119,8 @@ class Signing(Protocol):
         ...
 
     async def sign(self, key_id: str, data: Sequence[bytes]) -> list[bytes]:
-        """A signature over each of these, by the algorithm of ``pki.signatures.algorithm_for``; no CA key does
-        this."""
+        """A signature over each of these, by the algorithm of ``pki.signatures.algorithm_for``; no CA key
+        does this."""
         ...
 
     async def decrypt(

@@ -16,7 +16,7 @@ import structlog
 from certloom.authorities.base import AuthorityError, CRLSource
 from certloom.clock import Clock
 from certloom.jobs import Job, Runner
-from certloom.pki.crl import CRLEntry
+from certloom.pki.crl import CRLEntry, CRLTemplate
 from certloom.store import certificates as certificate_statements
 from certloom.store import crls as statements
 from certloom.store.base import Conflict, Store, Tx
@@ -83,7 +83,11 @@ class CRLPublisher:
         expired_from = now - source.crl_seconds
         entries = await self._store.scan(lambda tx: self._entries(tx, source.name, shard, expired_from))
         next_update = now + source.crl_seconds
-        der = await source.sign_crl(shard, entries, number, now, next_update)
+        # The only shard is the whole list, and says so by having no issuing distribution point: it then also
+        # speaks for certificates without a CRL distribution point, such as a root's own.
+        url = source.crl_url(1, shard) if source.crl_shards > 1 else None
+        template = CRLTemplate(tuple(entries), number, now, next_update, url)
+        der = await source.sign_crl(1, template)
         crl = StoredCRL(source.name, 1, shard, False, number, None, der, now, next_update)
         return crl, last.number if last else None
 

@@ -24,10 +24,33 @@ class StoredAuthority(msgspec.Struct, frozen=True):
     body: str
     """JSON of what only its kind reads."""
     created: int
+    generation: int = 1
+    """The one that is issued from; certificate, key identifier and key are its."""
+
+
+class StoredGeneration(msgspec.Struct, frozen=True):
+    """One generation of an authority: a key, and the CA certificate for it."""
+
+    authority: str
+    generation: int
+    state: str
+    """``next``, ``current``, ``past`` or ``retired``."""
+    issuer: str | None
+    """The authority above it, None for a root or where it is a stranger."""
+    certificate: bytes | None
+    """None while its CSR waits for one."""
+    key_identifier: bytes | None
+    key_id: str | None
+    csr: bytes | None
+    body: str
+    """JSON of what only the authority's kind reads."""
+    created: int
+    activated: int | None = None
+    ended: int | None = None
 
 
 class StoredKey(msgspec.Struct, frozen=True):
-    """A private key, sealed under the data key."""
+    """A private key, sealed: those of authorities by the signer, others under the data key."""
 
     id: str
     purpose: str
@@ -35,13 +58,56 @@ class StoredKey(msgspec.Struct, frozen=True):
     sealed: bytes
     created: int
 
+    def __repr__(self) -> str:
+        return f"StoredKey({self.purpose})"
 
-_COLUMNS = "name, kind, issuer, certificate, key_identifier, key_id, crl_shards, state, body, created"
+
+_COLUMNS = (
+    "name, kind, issuer, certificate, key_identifier, key_id, crl_shards, state, body, created, generation"
+)
+_GENERATION_COLUMNS = (
+    "authority, generation, state, issuer, certificate, key_identifier, key_id, csr, body, created,"
+    " activated, ended"
+)
 
 
 def insert(tx: Tx, a: StoredAuthority) -> None:
-    """Raises ``Conflict`` when the name is taken."""
-    tx.run(f"INSERT INTO authorities ({_COLUMNS}) VALUES ({', '.join('?' * 10)})", msgspec.structs.astuple(a))
+    """With its first generation. Raises ``Conflict`` when the name is taken."""
+    tx.run(f"INSERT INTO authorities ({_COLUMNS}) VALUES ({', '.join('?' * 11)})", msgspec.structs.astuple(a))
+    insert_generation(
+        tx,
+        StoredGeneration(
+            a.name,
+            a.generation,
+            "current",
+            a.issuer,
+            a.certificate,
+            a.key_identifier,
+            a.key_id,
+            None,
+            "{}",
+            a.created,
+            a.created,
+        ),
+    )
+
+
+def insert_generation(tx: Tx, g: StoredGeneration) -> None:
+    """Raises ``Conflict`` when there is one of that number."""
+    tx.run(
+        f"INSERT INTO authority_generations ({_GENERATION_COLUMNS}) VALUES ({', '.join('?' * 12)})",
+        msgspec.structs.astuple(g),
+    )
+
+
+def generations(tx: Tx, authority: str | None = None) -> list[StoredGeneration]:
+    """Those of one authority, or of all; by authority, oldest first."""
+    where, params = ("", ()) if authority is None else (" WHERE authority = ?", (authority,))
+    rows = tx.all(
+        f"SELECT {_GENERATION_COLUMNS} FROM authority_generations{where} ORDER BY authority, generation",
+        params,
+    )
+    return [StoredGeneration(*row) for row in rows]
 
 
 def every(tx: Tx) -> list[StoredAuthority]:
@@ -71,6 +137,20 @@ def insert_key(tx: Tx, k: StoredKey) -> None:
 def key(tx: Tx, id: str) -> StoredKey | None:
     row = tx.one("SELECT id, purpose, spki, sealed, created FROM keys WHERE id = ?", (id,))
     return StoredKey(*row) if row else None
+
+
+def keys_of(tx: Tx, purpose: str) -> list[StoredKey]:
+    """Those whose purpose begins like that, which ends in a colon."""
+    rows = tx.all(
+        "SELECT id, purpose, spki, sealed, created FROM keys WHERE purpose >= ? AND purpose < ? ORDER BY id",
+        (purpose, purpose.removesuffix(":") + ";"),
+    )
+    return [StoredKey(*row) for row in rows]
+
+
+def replace_key(tx: Tx, k: StoredKey) -> None:
+    """The same key, sealed anew."""
+    tx.run("UPDATE keys SET sealed = ? WHERE id = ?", (k.sealed, k.id))
 
 
 def reserve_serials(tx: Tx, authority: str, serials: Iterable[bytes], node: str, now: int) -> None:

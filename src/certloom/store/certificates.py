@@ -49,6 +49,8 @@ class StoredCertificate(msgspec.Struct, frozen=True):
     team: str | None = None
     channel: str = ""
     """The one it was asked for on: ``protocol/name``."""
+    generation: int = 1
+    """Of its authority's keys, the one that signed it."""
 
     @property
     def identifiers(self) -> tuple[Identifier, ...]:
@@ -63,11 +65,11 @@ _FIELDS = (
     "authority, serial, der, spki_sha256, not_before, not_after, profile, profile_version, requester,"
     " request_id, crl_shard, issued"
 )
-_LATER_FIELDS = "names, key_type, fingerprint, owner, team, channel"
+_LATER_FIELDS = "names, key_type, fingerprint, owner, team, channel, generation"
 _COLUMNS = (
     f"id, {_FIELDS}, revoked, revocation_reason, replace_since, replace_why, replaced_by, {_LATER_FIELDS}"
 )
-_INSERT = f"INSERT INTO certificates ({_FIELDS}, {_LATER_FIELDS}) VALUES ({', '.join('?' * 18)}) RETURNING id"
+_INSERT = f"INSERT INTO certificates ({_FIELDS}, {_LATER_FIELDS}) VALUES ({', '.join('?' * 19)}) RETURNING id"
 _INSERT_NAME = "INSERT INTO certificate_names (key, certificate_id) VALUES (?, ?) ON CONFLICT DO NOTHING"
 _encode = msgspec.json.Encoder().encode
 _texts = msgspec.json.Decoder(tuple[str, ...]).decode
@@ -110,6 +112,7 @@ def insert(tx: Tx, c: StoredCertificate, identifiers: Sequence[Identifier]) -> i
             c.owner,
             c.team,
             c.channel,
+            c.generation,
         ),
     )
     assert row is not None

@@ -19,8 +19,8 @@ from cryptography.x509.oid import NameOID
 
 from certloom.audit import SYSTEM, Origin
 from certloom.authorities.lint import Linter
-from certloom.authorities.local import KIND, LocalAuthority, LocalBody, LocalSigner, URLs
-from certloom.authorities.serials import SerialPool
+from certloom.authorities.local import KIND, LocalBody, URLs
+from certloom.authorities.registry import Authorities
 from certloom.clock import ManualClock
 from certloom.enrollment.approvals import Approvals, Verb
 from certloom.enrollment.books import Books
@@ -39,10 +39,11 @@ from certloom.protocols.acme.routes import ACMEApp
 from certloom.protocols.acme.service import ACMEService
 from certloom.secrets import DataKey
 from certloom.settings.schema import Settings
+from certloom.signing.service import Service
 from certloom.store import authorities as authority_statements
 from certloom.store import configuration, requests
 from certloom.store.approvals import StoredApproval
-from certloom.store.authorities import StoredAuthority
+from certloom.store.authorities import StoredAuthority, StoredKey
 from certloom.store.base import Row, Store, Tx
 from certloom.validation import Proof, Validated, ValidationFailed, ValidationRecord
 from tests.protocols.acme import signing
@@ -342,8 +343,10 @@ class Lab:
         self.data_key = DataKey.load_or_create(directory / "data.key")
         self.credentials = Credentials(self.data_key, clock)
         self.linter = Linter()
-        self.ca_keys: tuple[keys.PrivateKey, keys.PrivateKey]
-        self.books = Books(store, self._authority)
+        self.signing = Service(DataKey(bytes(32)), clock)
+        urls = URLs("http://ca.example")
+        self.authorities = Authorities(store, clock, self.signing, self.linter, urls, "lab")
+        self.books = Books(store, self.authorities.make)
         self.enrollment = Enrollment(store, clock, self.books, self.runner)
         self.approvals = Approvals(store, clock, self.enrollment)
         self.runner.register("status.crl", _nothing)
@@ -361,12 +364,6 @@ class Lab:
         )
         self.app = ACMEApp(self.service)
 
-    def _authority(self, row: StoredAuthority) -> LocalAuthority:
-        issuer = issuer_facts(row.certificate)
-        signer = LocalSigner(row.name, issuer, self.ca_keys[row.name == "ca"], URLs("http://ca.example"))
-        pool = SerialPool(self.store, self.clock, row.name, "lab")
-        return LocalAuthority(row, signer, pool, self.linter, self.clock, self.books.authority_row)
-
     async def start(self, profiles: list[dict[str, Any]]) -> None:
         now = self.clock.now()
         root_key, ca_key = keys.generate("P-256"), keys.generate("P-256")
@@ -376,16 +373,22 @@ class Lab:
         public = ca_key.public_key()
         below = Name(((OID_CN, "Lab CA"),))
         issuing = make_ca(public, issuer_facts(root), root_key, subject=below, serial=b"\2" * 16, **times)
-        self.ca_keys = (root_key, ca_key)
+        made = {
+            id: await self.signing.adopt(id, "ca", id, keys.private_to_der(key))
+            for id, key in (("root", root_key), ("ca", ca_key))
+        }
         self.root = root
         cross = make_root(ca_key, subject=below, serial=b"\3" * 16, **times)
         above = msgspec.json.encode(LocalBody(cross_certificates=(cross,))).decode()
 
         def row(name: str, issuer: str | None, der: bytes, body: str) -> StoredAuthority:
             identifier = issuer_facts(der).key_identifier
-            return StoredAuthority(name, KIND, issuer, der, identifier, None, 1, "active", body, now)
+            return StoredAuthority(name, KIND, issuer, der, identifier, name, 1, "active", body, now)
 
         def unit(tx: Tx) -> None:
+            for id, key in made.items():
+                stored = StoredKey(id, f"authority:{id}", key.spki, key.record, now)
+                authority_statements.insert_key(tx, stored)
             authority_statements.insert(tx, row("root", None, root, "{}"))
             authority_statements.insert(tx, row("ca", "root", issuing, above))
             for profile in profiles:
@@ -409,6 +412,8 @@ class Lab:
 
     async def resume(self) -> None:
         """Start on a database that has everything."""
+        await self.authorities.load()
+        await self.authorities.load()
         await self.books.refresh()
         await self.runner.start()
 
@@ -498,7 +503,7 @@ class Labs:
         self._directory = directory
         self.keep = False
         """Whether later runs find what earlier ones left in the database."""
-        self._keys: tuple[keys.PrivateKey, keys.PrivateKey] | None = None
+        self._started = False
 
     def run(
         self,
@@ -512,11 +517,10 @@ class Labs:
         async def main() -> None:
             channels = [web or WEB, OTHER, SLOW]
             lab = Lab(self._store, self._clock, self._directory, settings or Settings(), channels)
-            if self._keys is None or not self.keep:
+            if not (self._started and self.keep):
                 await lab.start([PROFILE, SHORT, ASKED, NAMES])
-                self._keys = lab.ca_keys
+                self._started = True
             else:
-                lab.ca_keys = self._keys
                 await lab.resume()
             try:
                 await scenario(lab)
