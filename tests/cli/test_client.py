@@ -153,6 +153,34 @@ def test_a_problem_tells_all_reasons_with_their_places_and_nothing_raw() -> None
     )
 
 
+def shown(document: dict[str, Any], status: int) -> str:
+    with pytest.raises(Problem) as caught:
+        Peer(says(document, status)).client().get("/things")
+    return str(caught.value)
+
+
+def test_a_refusal_by_rules_says_each_message_once() -> None:
+    reasons = [
+        {"code": "rule", "message": "RSA is over", "rule": "strong-keys@1"},
+        {"code": "name-not-allowed", "message": "x.example.org is not allowed"},
+    ]
+    title = "Policy refuses what is asked for"
+    document = {"code": "refused", "title": title, "detail": "RSA is over", "reasons": reasons[:1]}
+    assert shown(document, 422) == "strong-keys@1: RSA is over"
+    document |= {"detail": "RSA is over; x.example.org is not allowed", "reasons": reasons}
+    assert shown(document, 422) == (f"{title}\n  strong-keys@1: RSA is over\n  x.example.org is not allowed")
+
+
+def test_a_failure_of_the_server_tells_once_where_its_log_is() -> None:
+    document = {
+        "code": "internal",
+        "title": "The server failed",
+        "detail": "the server failed; its log tells why, under this request_id",
+        "request_id": "abc",
+    }
+    assert shown(document, 500) == "The server failed\n  the server's log tells more, under request abc"
+
+
 def test_an_answer_that_is_no_problem_document_is_shown_in_part() -> None:
     broken = b"HTTP/1.1 502 Bad\r\nContent-Length: 9\r\n\r\n<html>\x1b[2"
     with pytest.raises(Problem, match=r"<html>\\x1b\[2"):

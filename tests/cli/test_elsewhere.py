@@ -98,6 +98,22 @@ def test_a_setup_code_sets_a_password_and_begins_a_session(operator: Shell, tmp_
     carol("whoami", status=7)
 
 
+def test_a_setup_code_goes_from_file_to_login_without_being_shown(operator: Shell, tmp_path: Path) -> None:
+    operator("person", "create", "carl", "--role", "auditor")
+    file = tmp_path / "code"
+    told = operator("person", "setup", "carl", "--secret-file", str(file))
+    code = file.read_text().strip()
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert code not in told
+    assert "expires" in told
+    carl = operator.elsewhere(tmp_path / "carl")
+    assert "no terminal" in carl("login", "--password-file", "-", text=PASSWORD + "\n", status=2)
+    words = ("login", "--setup-code", "-", "--password-file", "-")
+    assert "is empty" in carl(*words, text=f"{code}\n", status=2)
+    assert "Logged in as carl" in carl(*words, text=f"{code}\n{PASSWORD}\n")
+    assert "carl" in carl("whoami")
+
+
 def test_a_token_proves_who_asks_from_a_file_or_the_environment(operator: Shell, tmp_path: Path) -> None:
     file = tmp_path / "token"
     made = operator.json(

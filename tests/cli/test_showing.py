@@ -61,19 +61,49 @@ def test_times_are_shown_to_the_minute() -> None:
     assert show.text(None) == "-"
 
 
-def test_tables_fit_eighty_columns_of_a_terminal(tmp_path: Path) -> None:
-    code = (
-        "from certloom.cli import show; n = 'dns:' + 'a' * 60 + '.example.com';"
-        "row = {'id': 'f' * 32, 'names': [n, n], 'profile': 'p' * 40, 'expires': '2026-11-23T10:00:00Z'};"
-        "show.table([row], ('id', 'names', 'profile', 'expires'), '')"
-    )
-    environment = {**os.environ, "COLUMNS": "80", "TERM": "xterm", "FORCE_COLOR": "1", "NO_COLOR": "1"}
+def on_a_terminal(rows: list[dict[str, Any]], columns: tuple[str, ...], width: int) -> list[str]:
+    code = f"from certloom.cli import show; show.table({rows!r}, {columns!r}, '')"
+    environment = {**os.environ, "COLUMNS": str(width), "TERM": "xterm", "FORCE_COLOR": "1", "NO_COLOR": "1"}
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )
-    assert "f" * 32 in done.stdout
-    plain = [line.replace("\x1b[1m", "").replace("\x1b[0m", "") for line in done.stdout.splitlines()]
-    assert max(map(len, plain)) <= 80
+    return [line.replace("\x1b[1m", "").replace("\x1b[0m", "") for line in done.stdout.splitlines()]
+
+
+def test_tables_fit_eighty_columns_of_a_terminal() -> None:
+    name = "dns:" + "a" * 60 + ".example.com"
+    row = {"id": "f" * 32, "names": [name, name], "profile": "p" * 40, "expires": "2026-11-23T10:00:00Z"}
+    lines = on_a_terminal([row], ("id", "names", "profile", "expires"), 80)
+    assert "f" * 32 in "".join(lines)
+    assert max(map(len, lines)) <= 80
+
+
+EVENT = {
+    "at": "2026-11-23T10:00:00Z",
+    "kind": "approval.waiting",
+    "subject": f"approval:{'a1' * 16}",
+    "actor": f"person:{'b2' * 16}",
+    "sequence": 17,
+}
+EVENT_COLUMNS = ("at", "kind", "subject", "actor?", "sequence?=no.")
+
+
+@pytest.mark.parametrize(
+    ("width", "left"), [(124, ["actor", "no."]), (121, ["actor"]), (80, []), (40, [])], ids=str
+)
+def test_a_narrow_terminal_gets_fewer_columns_but_every_id_whole(width: int, left: list[str]) -> None:
+    lines = on_a_terminal([EVENT, {**EVENT, "subject": "profile:web"}], EVENT_COLUMNS, width)
+    assert lines[0].split() == ["at", "kind", "subject", *left]
+    assert EVENT["subject"] in "".join(lines)
+    assert ("b2" * 16 in "".join(lines)) is ("actor" in left)
+    assert any("2026-11-23 10:00Z" in line for line in lines)
+
+
+def test_serials_and_keys_are_whole_in_any_column() -> None:
+    row = {"name": "x" * 90, "serial": "ab" * 16, "key": "cd" * 32}
+    lines = on_a_terminal([row], ("name", "serial", "key"), 80)
+    assert "ab" * 16 in "".join(lines)
+    assert "cd" * 32 in "".join(lines)
 
 
 @pytest.mark.parametrize(("path", "command"), EVERY, ids=[" ".join(path) for path, _ in EVERY])
@@ -144,10 +174,23 @@ def test_bash_completes_commands_options_and_values() -> None:
     assert complete("certloom request list --state awa") == ["awaiting_approval"]
 
 
+@pytest.mark.parametrize("words", ["--help", "certificate --help", "certificate list --help", "status -h"])
+def test_help_loads_nothing_that_it_does_not_need(words: str) -> None:
+    code = (
+        "import sys; from certloom.cli.main import main\n"
+        "try: main()\n"
+        "except SystemExit: print([name for name in sys.modules if name.startswith('pydantic')])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words.split()], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
 def test_the_script_for_bash_completes_in_bash(tmp_path: Path) -> None:
-    environment = {**os.environ, "SHELL": "/bin/bash", "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+    # The shell is told by whose child the command is.
     shown = subprocess.run(
-        [COMMAND, "--show-completion", "bash"], env=environment, capture_output=True, text=True, check=True
+        ["bash", "-c", f"{COMMAND} --show-completion; true"], capture_output=True, text=True, check=True
     )
     (tmp_path / "completion").write_text(shown.stdout)
     script = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 from typing import Annotated
@@ -25,7 +26,8 @@ def log_in(
     run: Run,
     name: Annotated[str | None, typer.Argument(help="Your name there.")] = None,
     password_file: Annotated[
-        Path | None, typer.Option(help="Its first line is the password; else it is asked for.")
+        Path | None,
+        typer.Option(help="A file whose first line is the password (- is stdin); else it is asked for."),
     ] = None,
     setup_code: Annotated[
         Path | None,
@@ -34,7 +36,10 @@ def log_in(
         ),
     ] = None,
 ) -> None:
-    """Begin a session with a server, as a person. It is kept in a file of your own."""
+    """Begin a session with a server, as a person. It is kept in a file of your own.
+
+    With - for both, standard input has the code in its first line and the password in its second.
+    """
     server = run.connection.server
     if not server:
         fail(USAGE, "name the server with --server or CERTLOOM_SERVER; on its own machine no login is needed")
@@ -45,7 +50,7 @@ def log_in(
         made = run.client.answer("POST", "/setup", None, {"code": code.strip(), "password": secret}).value
         name = made["name"]
     else:
-        name = name or input("Name: ")
+        name = name or _ask_name()
         secret = password("Password", password_file)
     answer = run.client.answer("POST", "/sessions", None, {"name": name, "password": secret})
     cookie = _cookie(answer.headers.get("set-cookie", ""))
@@ -59,6 +64,15 @@ def log_in(
         fail(REFUSED, f"{sessions.path()}: {error.strerror}")
     expires = answer.value["expires"]
     run.say(answer.value, f"Logged in as {name} until {show.moment(expires)}.")
+
+
+def _ask_name() -> str:
+    if not sys.stdin.isatty():
+        fail(USAGE, "there is no terminal to ask for a name: say it, as in `certloom login alice`")
+    try:
+        return input("Name: ")
+    except EOFError:
+        fail(USAGE, "no name was given")
 
 
 def _cookie(header: str) -> str:

@@ -43,7 +43,7 @@ def listing(
     filters = {"mine": mine, "profile": profile, "team": team, "requester": requester}
     wanted = (state or ApprovalState.WAITING).value
     rows = run.client.rows("/approvals", limit, state=wanted, **filters)
-    columns = ("id", "names", "profile", "expires")
+    columns = ("id", "names", "profile?", "expires")
     run.table(rows, columns, "nothing waits for people" if state is None else "no such approvals")
 
 

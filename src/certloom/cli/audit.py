@@ -42,7 +42,7 @@ def listing(
         "until": moment_before(until),
     }
     rows = run.client.rows("/audit/events", limit, **filters)
-    run.table(rows, ("at", "kind", "subject", "actor", "sequence=no."), "no such events")
+    run.table(rows, ("at", "kind", "subject", "actor?", "sequence?=no."), "no such events")
 
 
 @command(app, "export")

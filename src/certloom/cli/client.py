@@ -251,13 +251,22 @@ def _document(reply: Reply) -> Mapping[str, Any]:
 
 def _worded(status: int, document: Mapping[str, Any]) -> str:
     """A problem as people read it: what is wrong, each reason with its place, and where to look further."""
-    detail = fit(str(document.get("detail") or document.get("title") or f"the server answered {status}"))
-    reasons = document.get("reasons")
-    lines = [_reason(reason) for reason in reasons if isinstance(reason, dict)] if reasons else []
-    lines = [line for line in lines if line != detail]
+    title = str(document.get("title") or f"the server answered {status}")
+    detail = str(document.get("detail") or title)
+    listed = document.get("reasons")
+    reasons = [reason for reason in listed if isinstance(reason, dict)] if isinstance(listed, list) else []
+    lines = [_reason(reason) for reason in reasons]
+    if reasons and "; ".join(_message(reason) for reason in reasons).startswith(detail):
+        # The detail is the reasons' messages in a row: say each once, where its place is told.
+        detail = title if len(reasons) > 1 else ""
+    said = [fit(detail)] if detail else []
+    said += [line for line in lines if line not in said]
     if status >= 500 and document.get("request_id"):
-        lines.append(f"the server's log tells more, under request {fit(str(document['request_id']))}")
-    return "\n  ".join([detail, *lines])
+        if document.get("code") == "internal":
+            # Its detail says that there is a log; here is also where in it.
+            said[0] = fit(title)
+        said.append(f"the server's log tells more, under request {fit(str(document['request_id']))}")
+    return "\n  ".join(said)
 
 
 def _reason(reason: Mapping[str, Any]) -> str:
@@ -265,5 +274,9 @@ def _reason(reason: Mapping[str, Any]) -> str:
     identifier = reason.get("identifier")
     if not place and isinstance(identifier, dict):
         place = identifier.get("value", "")
-    message = fit(str(reason.get("message") or reason.get("detail") or reason.get("code") or reason))
+    message = fit(_message(reason))
     return f"{fit(str(place))}: {message}" if place and str(place) not in message else message
+
+
+def _message(reason: Mapping[str, Any]) -> str:
+    return str(reason.get("message") or reason.get("detail") or reason.get("code") or reason)

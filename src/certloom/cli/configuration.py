@@ -124,7 +124,7 @@ def delete_channel(run: Run, name: str, protocol: Protocol = "acme") -> None:
 def list_authorities(run: Run, limit: Limit = 1000) -> None:
     """Every authority."""
     rows = run.client.rows("/authorities", limit)
-    run.table(rows, ("name", "kind", "issuer", "subject", "not_after", "state"), "no authorities")
+    run.table(rows, ("name", "kind?", "issuer?", "subject", "not_after", "state"), "no authorities")
 
 
 @command(authority, "show")

@@ -156,9 +156,9 @@ def listing(
 
 def _list(run: Run, kind: Kind | None, all: bool, limit: int) -> None:
     rows = run.client.rows("/credentials", limit, kind=kind and kind.value, in_use=not all)
-    columns = ["id", "kind", "channel", "names", "expires"]
+    columns = ["id", "kind", "channel?", "names", "expires?"]
     if kind in _ACT:
-        columns = ["id", "label", "owner", "last_used", "expires"]
+        columns = ["id", "label", "owner?", "last_used?", "expires"]
     run.table(rows, [*columns, "revoked"] if all else columns, "no credentials")
 
 

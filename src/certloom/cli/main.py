@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from certloom import __version__
-from certloom.cli.options import EPILOG
+from certloom.cli.options import EPILOG, NOT_GIVEN
 
 
 class _Entry(NamedTuple):
@@ -92,7 +92,10 @@ app = typer.Typer(
     epilog=EPILOG,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "default_map": {**NOT_GIVEN, "install_completion": False, "show_completion": False},
+    },
 )
 
 

@@ -28,6 +28,10 @@ EPILOG = (
     " 7 not authenticated or not allowed."
 )
 
+NOT_GIVEN = {"help": False}
+"""For ``default_map`` of what has commands below it. Typer makes a converter, and loads pydantic for it, for
+each flag that is None: a third of the time that a page of help takes."""
+
 _CONNECTION = "Connection"
 
 Config = Annotated[

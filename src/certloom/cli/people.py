@@ -9,6 +9,7 @@ import typer
 
 from certloom.cli.client import at
 from certloom.cli.credentials import person_id
+from certloom.cli.files import save
 from certloom.cli.options import Limit
 from certloom.cli.passwords import new_password
 from certloom.cli.run import Run, command, group
@@ -45,7 +46,7 @@ def list_people(run: Run, limit: Limit = 1000) -> None:
     """People, by name."""
     rows = run.client.rows("/people", limit)
     flat = rows if run.json else [{**row, "roles": granted(row["grants"])} for row in rows]
-    run.table(flat, ("name", "id", "active", "teams", "roles"), "no people")
+    run.table(flat, ("name", "id", "active", "teams?", "roles"), "no people")
 
 
 def _path(run: Run, who: str) -> str:
@@ -88,9 +89,19 @@ def edit(
 
 
 @command(person, "setup")
-def setup(run: Run, who: Who) -> None:
+def setup(
+    run: Run,
+    who: Who,
+    secret_file: Annotated[
+        Path | None, typer.Option(help="Write the code here (mode 0600) instead of showing it.")
+    ] = None,
+) -> None:
     """Hand out a code, shown once, with which the person sets their own password."""
-    run.record(run.client.create(_path(run, who) + "/setup").value)
+    made = run.client.create(_path(run, who) + "/setup").value
+    if secret_file is not None:
+        save(secret_file, [made["code"].encode() + b"\n"], private=True)
+        made = {**made, "code": None}
+    run.record(made if run.json else {name: value for name, value in made.items() if value is not None})
 
 
 @command(person, "password")
@@ -98,7 +109,8 @@ def password(
     run: Run,
     who: Who,
     password_file: Annotated[
-        Path | None, typer.Option(help="Its first line is the password; else it is asked for.")
+        Path | None,
+        typer.Option(help="A file whose first line is the password (- is stdin); else it is asked for."),
     ] = None,
 ) -> None:
     """Set an account's first password."""

@@ -78,6 +78,6 @@ def _show(summary: dict[str, Any], told: list[dict[str, Any]]) -> None:
         show.line(f"  {count:>8}  {reason}")
     for row in told:
         row["why"] = "; ".join(reason["message"] for reason in row["reasons"])
-    show.table(told, ("id", "names", "profile", "before", "after", "why"), "")
+    show.table(told, ("id", "names", "profile?", "before", "after", "why"), "")
     if len(told) < summary["changed"]:
         print(f"{summary['changed'] - len(told)} more; --limit shows them, --json tells all.")

@@ -109,8 +109,10 @@ def _secret(connection: Connection) -> str:
 
 
 def read_secret(file: Path) -> str:
-    """The first line of a file, or of standard input for ``-``. Raises ``OSError``."""
-    with sys.stdin if str(file) == "-" else file.open(encoding="utf-8", errors="replace") as stream:
+    """The first line of a file, or the next of standard input for ``-``. Raises ``OSError``."""
+    if str(file) == "-":
+        return sys.stdin.readline(_LONGEST_TOKEN + 2).rstrip("\r\n")
+    with file.open(encoding="utf-8", errors="replace") as stream:
         return stream.readline(_LONGEST_TOKEN + 2).rstrip("\r\n")
 
 

@@ -229,7 +229,7 @@ def listing(
         rows += run.client.rows("/requests", limit, state=each, **filters)
     # Ids begin with the time they were made.
     rows = sorted(rows, key=lambda row: str(row["id"]), reverse=True)[:limit]
-    columns = ("id", "state", "names", "profile")
+    columns = ("id", "state", "names", "profile?")
     run.table(rows, columns, "no such requests" if state else "no open requests")
 
 

@@ -76,7 +76,13 @@ class Run:
 
 def group(help: str) -> typer.Typer:
     """A group of commands."""
-    made = typer.Typer(help=help, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+    made = typer.Typer(
+        help=help,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"default_map": options.NOT_GIVEN},
+    )
     # Without this, a group of one command would be that command.
     made.callback(help=help)(lambda: None)
     return made

@@ -11,8 +11,12 @@ from certloom.cli.terminal import fit, fit_json, fit_lines
 
 _TIME = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d)(?::\d\d)?(?:\.\d+)?(?:Z|\+00:00)")
 _WIDEST = 100_000
-_NEVER_WRAPPED = frozenset({"id", "state", "kind", "not_after", "expires", "created", "at"})
-"""An id is there to be copied; half a time says nothing."""
+_NARROW, _NARROWEST = 18, 10
+"""Text is folded to so many columns before others are left out, and to so many when all are that can be."""
+_NEVER_FOLDED = frozenset({"id", "state", "not_after", "expires", "created", "due", "last_used", "at"})
+"""Half a time says nothing."""
+_TO_COPY = re.compile(r"(?:[\w.-]+:)?[0-9a-f]{16,}")
+"""Ids, serials, hashes, with what they are of."""
 
 
 def json_text(result: Any) -> str:
@@ -29,7 +33,11 @@ def line(message: str) -> None:
 
 
 def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], nothing: str) -> None:
-    """One line each, the named columns (``names`` or ``field=heading``)."""
+    """One line each, the named columns (``names`` or ``field=heading``).
+
+    Where the terminal is narrow, those marked ``field?`` are left out, the last first, and text is folded;
+    ids, serials and times are not, for they are there to be copied.
+    """
     if not rows:
         print(nothing)
         return
@@ -38,19 +46,45 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], nothing: st
     from rich.table import Table
     from rich.text import Text
 
-    made = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
-    fields = []
-    for column in columns:
-        field, _, heading = column.partition("=")
-        fields.append(field)
-        made.add_column(heading or field.replace("_", " "), overflow="fold", no_wrap=field in _NEVER_WRAPPED)
-    for row in rows:
-        made.add_row(*(Text(text(row.get(field))) for field in fields))
+    whole = {column: _whole(rows, _field(column)) for column in columns}
+
+    def made(folded_to: int | None = None) -> Table:
+        table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
+        for column in shown:
+            heading = column.partition("=")[2] or _field(column).replace("_", " ")
+            limit = None if whole[column] else folded_to
+            table.add_column(heading, overflow="fold", no_wrap=whole[column], max_width=limit)
+        for row in rows:
+            table.add_row(*(Text(text(row.get(_field(column)))) for column in shown))
+        return table
+
+    def width(table: Table) -> int:
+        return Console(width=_WIDEST).measure(table).maximum
+
+    shown = list(columns)
     console = Console(highlight=False)
-    if not console.is_terminal:
+    if console.is_terminal:
+        for column in reversed([each for each in columns if "?" in each.partition("=")[0]]):
+            if width(made(_NARROW)) <= console.width:
+                break
+            shown.remove(column)
+        # The terminal's own way with long lines spoils no id.
+        console.width = max(console.width, width(made(_NARROWEST)))
+    else:
         # For grep and its kin: a row is a line, however long.
-        console.width = Console(width=_WIDEST).measure(made).maximum
-    console.print(made)
+        console.width = width(made())
+    console.print(made())
+
+
+def _field(column: str) -> str:
+    return column.partition("=")[0].rstrip("?")
+
+
+def _whole(rows: Sequence[Mapping[str, Any]], field: str) -> bool:
+    """Whether a column's values must each stay on one line."""
+    return field in _NEVER_FOLDED or any(
+        isinstance(value := row.get(field), str) and _TO_COPY.fullmatch(value) is not None for row in rows
+    )
 
 
 def record(thing: Mapping[str, Any], first: Sequence[str] = ()) -> None:

@@ -48,7 +48,7 @@ def list_jobs(
 ) -> None:
     """Background work, the newest first."""
     rows = run.client.rows("/jobs", limit, state=state and state.value, kind=kind)
-    run.table(rows, ("id", "kind", "state", "attempt=tries", "due", "error"), "no jobs")
+    run.table(rows, ("id", "kind", "state", "attempt?=tries", "due?", "error"), "no jobs")
 
 
 @command(job, "show")

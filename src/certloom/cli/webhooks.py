@@ -30,7 +30,7 @@ SecretFile = Annotated[
 def listing(run: Run, limit: Limit = 1000) -> None:
     """Webhooks, by name."""
     rows = run.client.rows("/webhooks", limit)
-    run.table(rows, ("name", "url", "enabled", "last_success", "last_error"), "no webhooks")
+    run.table(rows, ("name", "url", "enabled", "last_success?", "last_error"), "no webhooks")
 
 
 @command(app, "show")
@@ -116,7 +116,7 @@ def test(run: Run, name: str) -> None:
 def deliveries(run: Run, name: str, limit: Limit = 50) -> None:
     """What a webhook was told, the newest first, and what became of it."""
     rows = run.client.rows("/webhooks" + at(name) + "/deliveries", limit)
-    run.table(rows, ("id", "event", "state", "attempts", "status", "error"), "nothing was sent")
+    run.table(rows, ("id", "event", "state", "attempts?", "status?", "error"), "nothing was sent")
 
 
 def _show_secret(run: Run, made: dict[str, Any], file: Path | None) -> None:
