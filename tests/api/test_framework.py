@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
+from certloom.api import certificates
 from certloom.api.app import API
+from certloom.api.idempotency import IdempotencyKey
+from certloom.api.resources import table
 from certloom.api.routing import ROUTES, Answer, Call, Public, Stream, route
 from certloom.audit import Origin
 from certloom.clock import ManualClock
@@ -357,6 +362,41 @@ def test_a_repeat_with_the_same_key_has_its_effect_once(
         # Without the key the same asks again.
         plain = await site("POST", "/declarations", BINDING)
         assert json.loads(plain.body)["changes"][0]["change"] == "unchanged"
+
+    with_site(database_url, tmp_path, clock, use)
+
+
+def test_what_makes_something_keeps_its_answer_in_the_same_transaction() -> None:
+    """Kept after it, a crash in between would let a repeat have a second effect."""
+    keeps = re.compile(r"call\.create\(|call\.remember\(|_act\(call, unit\)")
+    assert keeps.search(inspect.getsource(certificates._act))
+    keyed = [each for each in table() if each.keyed]
+    assert len(keyed) > 20
+    assert [each.template for each in keyed if not keeps.search(inspect.getsource(each.handler))] == []
+
+
+def test_a_checkpoint_is_not_there_without_the_answer_that_tells_of_it(
+    database_url: str, tmp_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def use(site: Site) -> None:
+        async def made() -> int:
+            ((count,),) = await site.rooms.store.scan(
+                lambda tx: tx.all("SELECT count(*) FROM audit_checkpoints")
+            )
+            return int(count)
+
+        def crash(*_: Any) -> None:
+            raise OSError("crash")
+
+        before = await made()
+        with monkeypatch.context() as broken:
+            broken.setattr(IdempotencyKey, "keep", crash)
+            assert (await site("POST", "/audit/checkpoints", idempotency_key="c")).status == 500
+        assert await made() == before
+        first = await site("POST", "/audit/checkpoints", idempotency_key="c")
+        again = await site("POST", "/audit/checkpoints", idempotency_key="c")
+        assert (first.status, again.status, again.body) == (201, 201, first.body)
+        assert again.headers["idempotency-replayed"] == "true"
 
     with_site(database_url, tmp_path, clock, use)
 

@@ -152,23 +152,23 @@ class API:
         return principal
 
     async def _once(self, bound: Bound, call: Call[Any, Any, Any], key: IdempotencyKey) -> Answer | Rendered:
-        """Ask the handler unless the answer is there already, and see that it is kept."""
+        """Ask the handler unless the answer is there already.
+
+        Handlers keep it in the transaction of its effect (``Call.create``, ``Call.remember``): kept here, a
+        crash in between would let a repeat have a second effect.
+        """
         self._keys.begin(key)
         try:
             kept = await key.kept()
             if kept is not None:
                 return kept
             try:
-                answer = await bound.route.handler(call)
+                return await bound.route.handler(call)
             except Repeated:
                 kept = await key.kept()
                 if kept is None:
                     raise Problem(problems.IN_PROGRESS, "another server answered this; ask again") from None
                 return kept
-            if not call.remembered and answer.status < 300 and not isinstance(answer.value, Stream):
-                # The handler's effect came about in transactions of its own.
-                await self.services.store.write(lambda tx: key.keep(tx, answer))
-            return answer
         finally:
             self._keys.end(key)
 

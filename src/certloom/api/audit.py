@@ -13,6 +13,7 @@ from certloom.api.routing import JSON, JSON_LINES, Answer, Call, Media, Page, Pa
 from certloom.audit import CheckpointError, Range, Verdict, export, verify
 from certloom.audit.checkpoints import Checkpoint, load_public, public_pem
 from certloom.store import event_search
+from certloom.store.base import Tx
 from certloom.store.event_search import Filters
 
 BUSY = declare("verification-under-way", 409, "A verification is under way already")
@@ -127,7 +128,14 @@ async def checkpoints(call: Call[None, CheckpointQuery, None]) -> Answer:
 async def sign(call: Call[None, None, None]) -> Answer:
     """Of the last event in the chain. Where there is one of it already, that is answered again."""
     _unscoped(call)
-    return Answer(await call.services.checkpoints.make(), status=201)
+    answers: list[Answer] = []
+
+    def also(tx: Tx, checkpoint: Checkpoint) -> None:
+        answers[:] = [Answer(checkpoint, status=201)]
+        call.remember(tx, answers[0])
+
+    await call.services.checkpoints.make(also)
+    return answers[0]
 
 
 class Verification(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

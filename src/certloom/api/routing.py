@@ -259,7 +259,6 @@ class Call(Generic[P, Q, B]):
         "principal",
         "query",
         "raw_query",
-        "remembered",
         "route",
         "services",
     )
@@ -293,7 +292,6 @@ class Call(Generic[P, Q, B]):
         self.base_url = base_url
         """``https://pki.example.com``, as clients see this listener; empty for the local operator."""
         self.key = key
-        self.remembered = False
 
     # -- may they? ---------------------------------------------------------------------------------------
 
@@ -355,7 +353,6 @@ class Call(Generic[P, Q, B]):
         """Keep the answer for a repeat, in the transaction of what it tells of; nothing without a key."""
         if self.key is not None:
             self.key.keep(tx, answer)
-            self.remembered = True
 
     # -- listings ----------------------------------------------------------------------------------------
 

@@ -176,9 +176,12 @@ class Checkpoints:
         """The key that checkpoints are verified with."""
         return (await self._signer()).public
 
-    async def make(self) -> Checkpoint:
-        """Sign the end of the chain as it is now; the one that is there already if it did not move."""
-        return await self._make(lambda tx: events.mark(tx, events.HEAD) or START)
+    async def make(self, also: Callable[[Tx, Checkpoint], None] | None = None) -> Checkpoint:
+        """Sign the end of the chain as it is now; the one that is there already if it did not move.
+
+        ``also`` runs in the unit that stores it.
+        """
+        return await self._make(lambda tx: events.mark(tx, events.HEAD) or START, also)
 
     async def make_at(self, sequence: int) -> Checkpoint:
         """Sign an earlier place. Raises ``CheckpointError`` where there is no such event."""
@@ -210,10 +213,18 @@ class Checkpoints:
         rows = await self._store.read(lambda tx: statements.newest(tx, limit, before))
         return [shown(row, signer.log) for row in rows]
 
-    async def _make(self, place: Callable[[Tx], Mark]) -> Checkpoint:
+    async def _make(
+        self, place: Callable[[Tx], Mark], also: Callable[[Tx, Checkpoint], None] | None = None
+    ) -> Checkpoint:
         signer = await self._signer()
 
-        def unit(tx: Tx) -> StoredCheckpoint:
+        def unit(tx: Tx) -> Checkpoint:
+            checkpoint = shown(stored(tx), signer.log)
+            if also is not None:
+                also(tx, checkpoint)
+            return checkpoint
+
+        def stored(tx: Tx) -> StoredCheckpoint:
             mark = place(tx)
             known = statements.at(tx, mark.sequence)
             if known is not None and known.hash.hex() == mark.hash and known.key_id == signer.id:
@@ -232,7 +243,7 @@ class Checkpoints:
             statements.insert(tx, made)
             return made
 
-        return shown(await self._store.write(unit), signer.log)
+        return await self._store.write(unit)
 
     async def _signer(self) -> _Signer:
         if self._opened is None:
