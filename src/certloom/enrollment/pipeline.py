@@ -156,7 +156,7 @@ class Enrollment:
             if not _is_good(approval, now):
                 return await self._store_waiting(ask, decision, binding, also)
             assert approval is not None
-            decision = self._as_agreed(profile, version, told, approval)
+            decision = await self._as_agreed(profile, version, told, approval)
         assert decision.contents is not None
         authority = self.books.authority(decision.contents.authority)
         if not authority.immediate:
@@ -173,12 +173,18 @@ class Enrollment:
         """What the profile and the rules in force say."""
         return decide(profile, version, told, self.books.rules)
 
-    def _as_agreed(self, profile: Profile, version: int, told: Facts, approval: StoredApproval) -> Decision:
+    async def _as_agreed(
+        self, profile: Profile, version: int, told: Facts, approval: StoredApproval
+    ) -> Decision:
         """The decision once people have agreed, with what they changed. Raises ``Refused``."""
-        profile, told = agreement.as_agreed(
-            profile, told, agreement.changed_names(approval), approval.changed_lifetime
-        )
-        told = msgspec.structs.replace(told, approved=True)
+        names = agreement.changed_names(approval)
+        profile, told = agreement.as_agreed(profile, told, names, approval.changed_lifetime)
+        issued = told.identifiers
+        past = told.history
+        if past is not None and names is not None:
+            # Rules are told of what will be issued, not of what was asked.
+            past = await self._store.read(lambda tx: history.of_names(tx, issued, told.now))
+        told = msgspec.structs.replace(told, history=past, approved=True)
         decision = self.decide(profile, version, told)
         if decision.outcome is not Outcome.ISSUE:
             raise Refused(*decision.reasons)
@@ -319,23 +325,28 @@ class Enrollment:
         now = self._clock.now()
         needs_history = self.needs_history
 
-        def look_again(tx: Tx) -> Facts:
-            return facts_again(
+        def look_again(tx: Tx) -> tuple[Profile, Facts]:
+            told = facts_again(
                 request,
                 asked,
                 key,
                 now,
                 certificate_statements.is_blocked(tx, key.spki_sha256),
                 self.books.authority(profile.authority).not_after,
-                history.of_names(tx, asked.identifiers, now) if needs_history else None,
+                None,
                 approved=True,
             )
+            agreed = profile
+            if approval is not None:
+                agreed, told = agreement.as_agreed(
+                    profile, told, agreement.changed_names(approval), approval.changed_lifetime
+                )
+            if needs_history:
+                # Of what will be issued, which an approver may have changed.
+                told = msgspec.structs.replace(told, history=history.of_names(tx, told.identifiers, now))
+            return agreed, told
 
-        told = await self._store.read(look_again)
-        if approval is not None:
-            profile, told = agreement.as_agreed(
-                profile, told, agreement.changed_names(approval), approval.changed_lifetime
-            )
+        profile, told = await self._store.read(look_again)
         decision = self.decide(profile, version, told)
         if decision.outcome is not Outcome.ISSUE or decision.contents is None:
             return self._failure(id, decision.reasons)
