@@ -25,11 +25,16 @@ class Issued(msgspec.Struct, frozen=True):
 
 
 class AuthorityError(Exception):
-    """The authority did not issue. ``code`` is for machines; nothing was issued."""
+    """The authority did not issue. ``code`` is for machines; nothing was issued.
 
-    def __init__(self, code: str, message: str) -> None:
+    ``details`` says one by one, fit for the requester's eyes, what stands against it, where the message tells
+    of several things.
+    """
+
+    def __init__(self, code: str, message: str, details: tuple[str, ...] = ()) -> None:
         super().__init__(message)
         self.code = code
+        self.details = details
 
 
 class AuthorityUnavailable(AuthorityError):

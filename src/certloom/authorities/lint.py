@@ -1,9 +1,9 @@
 """Lint before signing: what pkilint says about a certificate before the CA's key makes it real.
 
-The certificate is signed with a throwaway key and handed to a linter in a child process (``lint_worker``),
-started when it is first needed and stopped when it has been idle: the linter's memory is not the server's,
-and its milliseconds do not block the event loop. If the child crashes or hangs, nothing is issued: whoever
-was waiting gets ``AuthorityUnavailable``, and the next request starts another.
+The certificate as it would be, with zeros for a signature, is handed to a linter in a child process
+(``lint_worker``), started when it is first needed and stopped when it has been idle: the linter's memory is
+not the server's, and its milliseconds do not block the event loop. If the child crashes or hangs, nothing is
+issued: whoever was waiting gets ``AuthorityUnavailable``, and the next request starts another.
 
 Most certificates of a profile differ in nothing that the linter looks at. A *shape* names what it does look
 at; in mode ``first-of-shape`` a shape that has passed is not linted again in this process. Shapes that did
@@ -17,14 +17,22 @@ import contextlib
 import sys
 import time
 from collections import OrderedDict, deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import msgspec
 
 from certloom.authorities.base import AuthorityUnavailable
 from certloom.authorities.lint_exceptions import Finding
+from certloom.authorities.lint_subjects import Subject, certificate_by
+from certloom.pki import der as asn1
+from certloom.pki import signatures
+from certloom.pki.ca import tbs_ca_certificate
+from certloom.pki.certificates import issuer_facts, tbs_certificate
 from certloom.pki.identifiers import IdentifierType
-from certloom.policy.decisions import CertificateContents, LintMode
+from certloom.pki.keys import facts_of, public_key
+from certloom.pki.template import CATemplate, CertificateTemplate, IssuerFacts
+from certloom.policy.decisions import CertificateContents, LintMode, LintRules
 
 SEVERITIES = ("info", "notice", "warning", "error", "fatal")
 _UTC_TIME_ENDS = 2524608000  # 2050-01-01: later times are GeneralizedTime (RFC 5280 section 4.1.2.5)
@@ -32,14 +40,65 @@ _MOST_SHAPES = 4096
 _FINDINGS = msgspec.msgpack.Decoder(list[Finding])
 
 
-def lint_certificate(der: bytes, level: str = "notice") -> list[Finding]:
-    """What counts against a DER certificate at or above a severity; for tests and commands.
+def lint(subject: Subject, der: bytes, level: str = "notice") -> list[Finding]:
+    """What counts against a DER document at or above a severity; for tests and commands.
 
     Lints in this process and blocks it for some milliseconds, several hundred the first time.
     """
     from certloom.authorities.lint_worker import findings
 
-    return at_or_above(level, findings(der))
+    return at_or_above(level, findings(der, subject))
+
+
+def lint_certificate(der: bytes, level: str = "notice", rules: LintRules = LintRules.PKIX) -> list[Finding]:
+    """What counts against a certificate, of a CA or of an end entity, whoever signed it; see ``lint``."""
+    return lint(certificate_by(rules), der, level)
+
+
+def lint_ca(
+    template: CATemplate, issuer: bytes | None, level: str = "notice", rules: LintRules = LintRules.PKIX
+) -> list[Finding]:
+    """What would count against a CA certificate, before a key makes it real; see ``lint``.
+
+    ``issuer`` is the DER certificate above, None for a self-signed one. Raises ``TemplateError``.
+    """
+    return lint_certificate(unsigned_ca(template, issuer), level, rules)
+
+
+def unsigned_certificate(template: CertificateTemplate, issuer: IssuerFacts) -> bytes:
+    """A certificate with a signature of zeros: to be linted (which looks at no signature) and no more.
+
+    Raises ``TemplateError``.
+    """
+    return _unsigned(tbs_certificate(template, issuer), issuer.signature_algorithm)
+
+
+def unsigned_ca(template: CATemplate, issuer: bytes | None) -> bytes:
+    """The same for a CA certificate. Raises ``TemplateError``, ``CertificateError`` or ``KeyRejected``."""
+    above = None if issuer is None else issuer_facts(issuer)
+    if above is None:
+        algorithm = signatures.algorithm_for(public_key(facts_of(template.spki)))
+    else:
+        algorithm = above.signature_algorithm
+    return _unsigned(tbs_ca_certificate(template, above, algorithm), algorithm)
+
+
+def _unsigned(tbs: bytes, algorithm: bytes) -> bytes:
+    return asn1.sequence(tbs, algorithm, asn1.bit_string(bytes(64)))
+
+
+def lint_crl(
+    der: bytes, level: str = "notice", rules: LintRules = LintRules.PKIX, *, of_cas: bool = False
+) -> list[Finding]:
+    """What counts against a CRL; ``of_cas``: the certificates in it are CAs'. See ``lint``."""
+    if rules is LintRules.PKIX:
+        return lint(Subject.CRL, der, level)
+    return lint(Subject.ARL_CABF if of_cas else Subject.CRL_CABF, der, level)
+
+
+def lint_ocsp(der: bytes, level: str = "notice") -> list[Finding]:
+    """What counts against an OCSP response; see ``lint``."""
+    return lint(Subject.OCSP, der, level)
 
 
 def at_or_above(level: str, findings: list[Finding]) -> list[Finding]:
@@ -48,13 +107,17 @@ def at_or_above(level: str, findings: list[Finding]) -> list[Finding]:
     return [finding for finding in findings if SEVERITIES.index(finding.severity) >= least]
 
 
-def shape_of(contents: CertificateContents, issuer: bytes = b"") -> bytes:
-    """What of a certificate the linter looks at, apart from the values of its names.
+def shape_of(contents: CertificateContents, issuer: bytes = b"") -> bytes | None:
+    """What of a certificate the linter looks at, apart from the values of its names; None where it looks at
+    those too, as the CA/Browser Forum's rules do.
 
     Profile version and authority fix usages, extensions and URLs. The rest comes from the request: the kind
     and size of the key, the types of names (and wildcards, which are names of their own kind), the types of
-    subject attributes, the encoding of the times. ``issuer`` tells generations of an authority apart.
+    subject attributes, the encoding of the times. ``issuer`` tells generations of an authority apart, and
+    what its options add to the certificate.
     """
+    if contents.lint_rules is not LintRules.PKIX:
+        return None
     kinds = 0
     for identifier in contents.identifiers:
         type = identifier.type
@@ -130,20 +193,42 @@ class Linter:
             return False
         return mode is LintMode.EVERY or shape is None or shape not in self._passed
 
-    async def check(self, der: bytes, shape: bytes | None, mode: LintMode, level: str) -> list[Finding]:
-        """The findings at or above ``level`` that stand against this certificate, whose key is a throwaway's.
+    async def check(
+        self,
+        der: bytes,
+        shape: bytes | None,
+        mode: LintMode,
+        level: str,
+        rules: LintRules = LintRules.PKIX,
+    ) -> list[Finding]:
+        """The findings at or above ``level`` that stand against this certificate, which nobody has signed.
 
         Empty when nothing does, or when the mode spares this one. Raises ``AuthorityUnavailable`` when the
         linter crashes or hangs.
         """
+        return await self.check_all((der,), shape, mode, level, rules)
+
+    async def check_all(
+        self, ders: Sequence[bytes], shape: bytes | None, mode: LintMode, level: str, rules: LintRules
+    ) -> list[Finding]:
+        """The same for the forms that one certificate will have: its precertificate, and itself."""
         if not self.needed(shape, mode):
             return []
-        found = at_or_above(level, await self._lint(der))
+        found: list[Finding] = []
+        for der in ders:
+            found += await self.findings(certificate_by(rules), der, level)
         if not found and shape is not None and mode is LintMode.FIRST_OF_SHAPE:
             self._passed[shape] = None
             if len(self._passed) > _MOST_SHAPES:
                 self._passed.popitem(last=False)
         return found
+
+    async def findings(self, subject: Subject, der: bytes, level: str) -> list[Finding]:
+        """The findings at or above ``level`` that stand against a document.
+
+        Raises ``AuthorityUnavailable`` when the linter crashes or hangs.
+        """
+        return at_or_above(level, await self._lint(subject, der))
 
     async def start(self) -> None:
         """Start the child now, so that the first certificate waits less. Raises ``AuthorityUnavailable``."""
@@ -158,7 +243,7 @@ class Linter:
         while self._ending:
             await asyncio.gather(*self._ending)
 
-    async def _lint(self, der: bytes) -> list[Finding]:
+    async def _lint(self, subject: Subject, der: bytes) -> list[Finding]:
         child = await self._running()
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[list[Finding]] = loop.create_future()
@@ -167,7 +252,7 @@ class Linter:
         child.waiting.append(answer)
         stdin = child.process.stdin
         assert stdin is not None
-        stdin.write(len(der).to_bytes(4, "big") + der)
+        stdin.write(len(der).to_bytes(4, "big") + bytes((subject,)) + der)
         while not answer.done():
             left = child.progress + self._timeout - time.monotonic()
             if left <= 0:

@@ -3,7 +3,7 @@
 The linter (pkilint's PKIX linter) judges by RFC 5280, but checks host names and URIs with general-purpose
 validators made for the public web. Every exception says exactly which value it is about: a finding with the
 same code about anything else stands. The list governs lint before signing, and the tests that lint what was
-issued.
+issued. By the CA/Browser Forum's rules, which are the public web's, none of them holds.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from collections.abc import Callable
 from urllib.parse import urlsplit
 
 import msgspec
+
+from certloom.authorities.lint_subjects import Subject
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -128,8 +130,13 @@ EXCEPTIONS: tuple[LintException, ...] = (
 )
 
 
-def exception_for(finding: Finding) -> LintException | None:
-    """The exception under which this finding does not count."""
+_LENIENT = frozenset((Subject.CERTIFICATE, Subject.CRL, Subject.OCSP))
+
+
+def exception_for(finding: Finding, subject: Subject = Subject.CERTIFICATE) -> LintException | None:
+    """The exception under which this finding about such a document does not count."""
+    if subject not in _LENIENT:
+        return None
     for exception in EXCEPTIONS:
         if finding.code in exception.codes and exception.applies(finding):
             return exception

@@ -1,7 +1,10 @@
 """The product's own CA: a key that the signer holds, serials reserved in the store, output that is
 distrusted.
 
-    reserve a serial ─▶ lint the same contents under a throwaway key ─▶ sign ─▶ parse again and compare
+    lint the same contents, not signed ─▶ reserve a serial ─▶ sign ─▶ parse again and compare
+
+Where the profile asks for Certificate Transparency, a precertificate goes that way first, and to the logs
+(see ``ct``).
 
 Whatever fails after the serial was handed out burns it. Nothing here records the certificate: the pipeline
 does, in the transaction that also consumes the serial, and only then is the certificate shown to anyone.
@@ -9,7 +12,6 @@ does, in the transaction that also consumes the serial, and only then is the cer
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import Annotated, Literal
 
@@ -17,20 +19,19 @@ import msgspec
 import structlog
 
 from certloom.authorities.base import AuthorityError, AuthorityUnavailable, Issued
-from certloom.authorities.lint import Linter, shape_of
+from certloom.authorities.ct import CTLogs, precertificate_template, sample_template, with_scts
+from certloom.authorities.lint import Linter, shape_of, unsigned_certificate
 from certloom.authorities.serials import SerialPool
 from certloom.clock import Clock
-from certloom.pki import keys
 from certloom.pki.certificates import (
     CertificateTemplate,
     TemplateError,
-    build_certificate,
     issuer_facts,
     parse_certificate,
     recheck,
 )
 from certloom.pki.crl import CRLTemplate
-from certloom.policy.decisions import CertificateContents, LintMode
+from certloom.policy.decisions import CertificateContents, CTTerms, LintMode
 from certloom.signing import Signing, SigningError, SigningRefused
 from certloom.store.authorities import StoredAuthority, StoredGeneration
 from certloom.store.crls import WHOLE
@@ -112,6 +113,7 @@ class LocalAuthority:
         linter: Linter,
         clock: Clock,
         urls: URLs,
+        logs: CTLogs | None = None,
     ) -> None:
         """``generations`` gives those of any authority by name, oldest first: for CRLs and chains."""
         self.options = msgspec.json.decode(row.body, type=LocalBody)
@@ -132,9 +134,11 @@ class LocalAuthority:
         self._linter = linter
         self._clock = clock
         self._urls = urls
-        self._throwaway: keys.PrivateKey | None = None
+        self._logs = logs
         self._issuer_url = urls.issuer(self.name, self.generation)
         self._ocsp_url = urls.ocsp(self.name) if self.options.ocsp else None
+        # What of this authority shows in a certificate's shape.
+        self._form = self._issuer.key_identifier + bytes((self.options.ocsp, self.delta_seconds > 0))
 
     def template(self, contents: CertificateContents, serial: bytes, shard: int) -> CertificateTemplate:
         """What was decided, with what this CA adds."""
@@ -159,46 +163,65 @@ class LocalAuthority:
     async def issue(self, contents: CertificateContents) -> Issued:
         if contents.not_after > self._issuer.not_after:
             raise AuthorityError("beyond-authority", f"authority {self.name} itself expires before that")
+        terms = contents.ct
+        logs = None if terms is None else self._ct_logs(terms, contents.not_after)
         await self._lint(contents)
         serial = await self._serials.take()
         shard = crl_shard(serial, self.crl_shards)
         template = self.template(contents, serial, shard)
         try:
-            der = await self._sign(template)
-            differences = recheck(der, template, self._issuer)
+            if terms is None or logs is None:
+                der = await self._sign(template)
+            else:
+                above, root = self._above()
+                issuers = above if root is None else (*above, root)
+                der = await with_scts(logs, terms, template, self._sign, issuers, self._issuer.spki)
         except BaseException:
             await self._serials.burn(serial)
             raise
-        if differences:
-            await self._serials.burn(serial)
-            _log.error("authority.misissued", authority=self.name, serial=serial.hex(), what=differences)
-            raise AuthorityError("recheck-failed", "the certificate was not what was decided; withheld")
         return Issued(self.name, der, serial, shard, self.generation, reserved=True)
 
     async def _sign(self, template: CertificateTemplate) -> bytes:
+        """Signed, and looked at again. Raises ``AuthorityError``."""
         try:
-            return await self._signing.certificate(self._key_id, self._row.certificate, template)
+            der = await self._signing.certificate(self._key_id, self._row.certificate, template)
         except SigningError as error:
             raise _as_authority_error(error) from error
+        if differences := recheck(der, template, self._issuer):
+            serial = template.serial.hex()
+            _log.error("authority.misissued", authority=self.name, serial=serial, what=differences)
+            raise AuthorityError("recheck-failed", "the certificate was not what was decided; withheld")
+        return der
+
+    def _ct_logs(self, terms: CTTerms, not_after: int) -> CTLogs:
+        """The logs, if they can be had: asked before a serial is taken and anything signed."""
+        if self._logs is None:
+            raise AuthorityError("not-configured", "there are no certificate transparency logs here")
+        self._logs.choose(terms, not_after)
+        return self._logs
 
     async def _lint(self, contents: CertificateContents) -> None:
         """Lint what is about to be signed. Raises ``AuthorityError`` with the findings."""
         if contents.lint is LintMode.OFF:
             return
-        shape = shape_of(contents, self._issuer.key_identifier)
+        shape = shape_of(contents, self._form)
         if not self._linter.needed(shape, contents.lint):
             return
-        if self._throwaway is None:
-            # Of the real key's kind, so that the signature algorithm is the one that will be used.
-            self._throwaway = await asyncio.to_thread(keys.generate, self.options.generate_as)
         template = self.template(contents, b"\x7f" * 16, 0)
+        terms = contents.ct
+        forms: tuple[CertificateTemplate, ...] = (template,)
+        if terms is not None:
+            forms = (precertificate_template(template), sample_template(template, terms.needed))
         try:
-            der = await asyncio.to_thread(build_certificate, template, self._issuer, self._throwaway)
+            unsigned = [unsigned_certificate(form, self._issuer) for form in forms]
         except TemplateError as error:
             raise AuthorityError("not-encodable", str(error)) from error
-        findings = await self._linter.check(der, shape, contents.lint, contents.lint_level)
+        findings = await self._linter.check_all(
+            unsigned, shape, contents.lint, contents.lint_level, contents.lint_rules
+        )
         if findings:
-            raise AuthorityError("lint", "; ".join(str(finding) for finding in findings[:5]))
+            said = tuple(dict.fromkeys(str(finding) for finding in findings))[:20]
+            raise AuthorityError("lint", "; ".join(said[:5]), said)
 
     # -- CRLs --------------------------------------------------------------------------------------------
 
@@ -238,6 +261,11 @@ class LocalAuthority:
 
     def chains(self) -> tuple[tuple[bytes, ...], ...]:
         """The chain up to our root, then one through each cross-certificate."""
+        above, _ = self._above()
+        return (above, *((certificate,) for certificate in self.options.cross_certificates))
+
+    def _above(self) -> tuple[tuple[bytes, ...], bytes | None]:
+        """The chain up to our root; and that, if it is known here."""
         above: list[bytes] = []
         certificate, issuer = self._row.certificate, self._row.issuer
         while issuer is not None:
@@ -245,9 +273,9 @@ class LocalAuthority:
             signed_by = parse_certificate(certificate).authority_key_identifier
             found = [g for g in self._generations(issuer) if g.key_identifier == signed_by]
             if not found or found[0].certificate is None:
-                break
+                return tuple(above), None
             certificate, issuer = found[0].certificate, found[0].issuer
-        return (tuple(above), *((certificate,) for certificate in self.options.cross_certificates))
+        return tuple(above), certificate
 
     async def close(self) -> None:
         await self._serials.close()

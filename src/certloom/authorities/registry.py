@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from certloom.authorities.base import Authority
+from certloom.authorities.ct import CTLogs
 from certloom.authorities.lint import Linter
 from certloom.authorities.local import KIND, LocalAuthority, URLs
 from certloom.authorities.serials import SerialPool
@@ -17,14 +18,23 @@ class Authorities:
     """Makes authorities of rows. What outlives a change of a row, such as reserved serials, is kept here."""
 
     def __init__(
-        self, store: Store, clock: Clock, signing: Signing, linter: Linter, urls: URLs, node: str
+        self,
+        store: Store,
+        clock: Clock,
+        signing: Signing,
+        linter: Linter,
+        urls: URLs,
+        node: str,
+        logs: CTLogs | None = None,
     ) -> None:
+        """``logs`` are those that certificates can be logged in; None: there are none."""
         self._store = store
         self._clock = clock
         self._signing = signing
         self._linter = linter
         self._urls = urls
         self._node = node
+        self._logs = logs
         self._generations: dict[str, tuple[StoredGeneration, ...]] = {}
         self._key_ids: set[str] = set()
         self._pools: dict[str, SerialPool] = {}
@@ -60,7 +70,7 @@ class Authorities:
         if pool is None:
             pool = self._pools[row.name] = SerialPool(self._store, self._clock, row.name, self._node)
         authority = LocalAuthority(
-            row, self.generations, self._signing, pool, self._linter, self._clock, self._urls
+            row, self.generations, self._signing, pool, self._linter, self._clock, self._urls, self._logs
         )
         self.local[row.name] = authority
         return authority

@@ -35,6 +35,8 @@ def _limits(profile: Profile) -> Any:
         body.pop(key, None)
     for key in ("wait", "good_for"):
         body["approval"].pop(key, None)
+    if profile.ct is None:
+        body.pop("ct")  # agreements from before there was such a thing stay good
     return body
 
 

@@ -121,7 +121,7 @@ class Enrollment:
             except AuthorityUnavailable as error:
                 raise Unavailable(Reason(error.code, str(error))) from error
             except AuthorityError as error:
-                raise Refused(Reason(error.code, str(error))) from error
+                raise Refused(*_reasons(error)) from error
             except StoreError as error:
                 _log.error("enrollment.store_failed", error=str(error), trace=ask.origin.trace)
                 raise Unavailable(Reason("store-unavailable", "the request could not be recorded")) from error
@@ -356,7 +356,7 @@ class Enrollment:
         except AuthorityUnavailable:
             raise  # tried again, as often as ``_RETRIES`` says
         except AuthorityError as error:
-            return self._failure(id, (Reason(error.code, str(error)),))
+            return self._failure(id, _reasons(error))
 
         def unit(tx: Tx) -> None:
             now = statements.get(tx, id, lock=True)
@@ -422,6 +422,11 @@ class Enrollment:
         for id in ids:
             self.cancel(tx, id, origin)
         return len(ids)
+
+
+def _reasons(error: AuthorityError) -> tuple[Reason, ...]:
+    """Why an authority did not issue, one by one."""
+    return tuple([Reason(error.code, said) for said in error.details or (str(error),)])
 
 
 def _is_good(approval: StoredApproval | None, now: int) -> bool:

@@ -39,7 +39,15 @@ from certloom.pki.extensions import Extension
 from certloom.pki.identifiers import Identifier, IdentifierType
 from certloom.pki.keys import PublicKeyFacts
 from certloom.pki.names import Name
-from certloom.policy.decisions import ApprovalTerms, CertificateContents, Decision, Facts, Outcome, Reason
+from certloom.policy.decisions import (
+    ApprovalTerms,
+    CertificateContents,
+    CTTerms,
+    Decision,
+    Facts,
+    Outcome,
+    Reason,
+)
 from certloom.policy.name_rules import Patterns, compile_patterns
 from certloom.policy.profile_parts import (
     ECKeys,
@@ -107,6 +115,7 @@ class _Compiled:
     """What every decision by one profile has in common, worked out once."""
 
     __slots__ = (
+        "ct",
         "extensions",
         "keys",
         "longest",
@@ -132,6 +141,7 @@ class _Compiled:
             for extension in profile.extensions
         )
         self.longest = profile.validity.max or profile.validity.default
+        self.ct = None if profile.ct is None else CTTerms(profile.ct.logs, profile.ct.needed)
 
 
 # A profile hashes once (it caches its hash) and is then found by identity.
@@ -190,6 +200,8 @@ def decide(profile: Profile, version: int, facts: Facts, rules: Ruleset = NO_RUL
         profile_version=version,
         lint=lint.mode,
         lint_level=lint.level,
+        lint_rules=lint.rules,
+        ct=compiled.ct,
     )
     own = profile.approval.terms()
     if facts.approved or (own is None and not said.terms):

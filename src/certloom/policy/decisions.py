@@ -88,6 +88,26 @@ class LintMode(StrEnum):
     OFF = "off"
 
 
+class LintRules(StrEnum):
+    """What a certificate is linted by."""
+
+    PKIX = "pkix"
+    """RFC 5280 and the RFCs around it."""
+    CABF_TLS = "cabf-tls"
+    """PKIX and the CA/Browser Forum's TLS Baseline Requirements."""
+    CABF_SMIME = "cabf-smime"
+    """PKIX and the CA/Browser Forum's S/MIME Baseline Requirements."""
+
+
+class CTTerms(msgspec.Struct, frozen=True):
+    """Where a certificate is logged before it is issued (RFC 6962)."""
+
+    logs: tuple[str, ...]
+    """By their names in the settings."""
+    needed: int
+    """How many of them must have promised to log it."""
+
+
 class CertificateContents(msgspec.Struct, frozen=True):
     """All of a certificate that policy decides.
 
@@ -112,6 +132,9 @@ class CertificateContents(msgspec.Struct, frozen=True):
     lint: LintMode
     lint_level: str
     """Findings at or above this severity stop issuance: notice, warning, error or fatal."""
+    lint_rules: LintRules = LintRules.PKIX
+    ct: CTTerms | None = None
+    """None: the certificate is not logged."""
 
 
 class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -7,7 +7,7 @@ from functools import lru_cache
 from certloom.pki.keys import PublicKeyFacts
 
 _CURVES = {"P-256": 256, "P-384": 384, "P-521": 521}
-_OTHERS = ("ed25519", "ed448", "ml-dsa-44", "ml-dsa-65", "ml-dsa-87")
+_OTHERS = ("ed25519", "ed448", "ml-dsa-44", "ml-dsa-65", "ml-dsa-87", "ml-kem-768", "ml-kem-1024")
 
 
 @lru_cache(maxsize=256)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from certloom.pki.identifiers import IdentifierType
-from certloom.policy.decisions import ApprovalTerms, LintMode, Stage
+from certloom.policy.decisions import ApprovalTerms, LintMode, LintRules, Stage
 from certloom.policy.durations import LONGEST
 
 Seconds = Annotated[int, msgspec.Meta(ge=0, le=LONGEST)]
@@ -56,7 +56,25 @@ class MLDSA87Keys(_KeyRule, frozen=True, kw_only=True, tag="ml-dsa-87"):
     """ML-DSA-87 keys (RFC 9881)."""
 
 
-KeyRule = RSAKeys | ECKeys | Ed25519Keys | Ed448Keys | MLDSA44Keys | MLDSA65Keys | MLDSA87Keys
+class MLKEM768Keys(_KeyRule, frozen=True, kw_only=True, tag="ml-kem-768"):
+    """ML-KEM-768 keys (RFC 9935), made here: no CSR can prove that its sender holds one."""
+
+
+class MLKEM1024Keys(_KeyRule, frozen=True, kw_only=True, tag="ml-kem-1024"):
+    """ML-KEM-1024 keys (RFC 9935), made here: no CSR can prove that its sender holds one."""
+
+
+KeyRule = (
+    RSAKeys
+    | ECKeys
+    | Ed25519Keys
+    | Ed448Keys
+    | MLDSA44Keys
+    | MLDSA65Keys
+    | MLDSA87Keys
+    | MLKEM768Keys
+    | MLKEM1024Keys
+)
 
 
 def key_algorithm(rule: KeyRule) -> str:
@@ -171,6 +189,8 @@ class ServerKeys(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
             "ml-dsa-44",
             "ml-dsa-65",
             "ml-dsa-87",
+            "ml-kem-768",
+            "ml-kem-1024",
         ],
         ...,
     ] = ()
@@ -185,3 +205,17 @@ class Lint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     mode: LintMode = LintMode.FIRST_OF_SHAPE
     level: Literal["notice", "warning", "error", "fatal"] = "warning"
     """Findings at or above this severity stop issuance."""
+    rules: LintRules = LintRules.PKIX
+    """What they are linted by. By the CA/Browser Forum's rules every one is, unless the mode is ``off``."""
+
+
+class CT(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Certificate Transparency (RFC 6962): certificates are logged before they are issued."""
+
+    logs: Annotated[
+        tuple[Annotated[str, msgspec.Meta(pattern="^[a-z0-9][a-z0-9-]{0,62}$")], ...],
+        msgspec.Meta(min_length=1, max_length=20),
+    ]
+    """Names of logs, as the settings have them under ``[ct.logs]``."""
+    needed: Annotated[int, msgspec.Meta(ge=1, le=20)] = 2
+    """How many of them must promise to log it."""

@@ -20,6 +20,7 @@ from certloom.pki.identifiers import IdentifierType
 from certloom.policy.durations import parse_duration
 from certloom.policy.name_rules import PatternError, compile_patterns
 from certloom.policy.profile_parts import (
+    CT,
     Approval,
     ECKeys,
     ExtraExtension,
@@ -36,7 +37,7 @@ from certloom.policy.profile_parts import (
     type_defaults,
 )
 from certloom.policy.subjects import SubjectAttribute, Template, TemplateError
-from certloom.policy.usages import check_key_usage, purpose_oid, serves_tls
+from certloom.policy.usages import automatic_key_usage, check_key_usage, is_kem, purpose_oid, serves_tls
 
 
 class ProfileError(ValueError):
@@ -68,6 +69,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     approval: Approval = Approval()
     lint: Lint = Lint()
     server_keys: ServerKeys = ServerKeys()
+    ct: CT | None = None
 
 
 _encode = msgspec.json.Encoder(order="deterministic").encode
@@ -169,6 +171,7 @@ def _check(profile: Profile) -> None:
     _check_validity(profile.validity)
     _check_renewal(profile.renewal, profile.validity.default)
     _check_extensions(profile.extensions)
+    _check_logs(profile.ct)
 
 
 def _check_purposes(profile: Profile) -> tuple[str, ...]:
@@ -198,6 +201,9 @@ def _check_keys(profile: Profile, purposes: tuple[str, ...]) -> None:
             usage, path = rule.key_usage, f"$.keys[{i}].key_usage"
         elif profile.key_usage != "auto":
             usage, path = profile.key_usage, "$.key_usage"
+        elif is_kem(algorithm):
+            # Where such a key cannot do what the profile is for.
+            usage, path = automatic_key_usage(algorithm, purposes), f"$.keys[{i}].type"
         else:
             continue
         try:
@@ -285,6 +291,15 @@ def _check_extensions(extensions: tuple[ExtraExtension, ...]) -> None:
             raise ProfileError(
                 f"$.extensions[{i}].value", f"not the hexadecimal form of DER: {error}"
             ) from None
+
+
+def _check_logs(ct: CT | None) -> None:
+    if ct is None:
+        return
+    if len(set(ct.logs)) != len(ct.logs):
+        raise ProfileError("$.ct.logs", "a log is here twice")
+    if ct.needed > len(ct.logs):
+        raise ProfileError("$.ct.needed", f"{ct.needed} of {len(ct.logs)} logs cannot be had")
 
 
 def _well_formed(data: bytes) -> None:

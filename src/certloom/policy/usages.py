@@ -31,6 +31,7 @@ _TIME_STAMPING = "1.3.6.1.5.5.7.3.8"
 _OID = re.compile(r"[0-2](?:\.(?:0|[1-9][0-9]*)){1,30}")
 
 _SIGNATURES = frozenset(("digitalSignature", "nonRepudiation"))
+_ENCIPHERMENT = frozenset(("keyEncipherment",))
 # What an end entity's key of each algorithm may be used for, and who says so. The two CA usages are
 # nobody's here: keyCertSign needs a CA certificate (RFC 5280 section 4.2.1.9).
 _BY_ALGORITHM: dict[str, tuple[frozenset[str], str]] = {
@@ -41,6 +42,8 @@ _BY_ALGORITHM: dict[str, tuple[frozenset[str], str]] = {
     "ml-dsa-44": (_SIGNATURES, "RFC 9881 section 5"),
     "ml-dsa-65": (_SIGNATURES, "RFC 9881 section 5"),
     "ml-dsa-87": (_SIGNATURES, "RFC 9881 section 5"),
+    "ml-kem-768": (_ENCIPHERMENT, "RFC 9935 section 5"),
+    "ml-kem-1024": (_ENCIPHERMENT, "RFC 9935 section 5"),
 }
 
 # RFC 5280 section 4.2.1.12: key usages that are consistent with each purpose.
@@ -74,10 +77,17 @@ def serves_tls(purposes: Iterable[str]) -> bool:
 
 def automatic_key_usage(algorithm: str, purposes: Iterable[str]) -> tuple[str, ...]:
     """What ``auto`` means: to sign, and for an RSA key of a TLS server also RSA key exchange, which TLS 1.2
-    and older may use (RFC 5246 section 7.4.2)."""
+    and older may use (RFC 5246 section 7.4.2). A key that only encapsulates can do nothing else."""
+    if is_kem(algorithm):
+        return ("keyEncipherment",)
     if algorithm == "rsa" and SERVER_AUTH in tuple(purposes):
         return ("digitalSignature", "keyEncipherment")
     return ("digitalSignature",)
+
+
+def is_kem(algorithm: str) -> bool:
+    """Whether keys of this algorithm only encapsulate keys, and cannot sign."""
+    return algorithm.startswith("ml-kem-")
 
 
 def in_bit_order(key_usage: Iterable[str]) -> tuple[str, ...]:

@@ -70,7 +70,7 @@ class Doctor:
     async def _look(self) -> None:
         try:
             store = await self._store()
-            self._checks = (store, *(await self._standing(store.ok)), self._linter())
+            self._checks = (store, *(await self._standing(store.ok)), self._linter(), *self._ct_logs())
         finally:
             self._looked_at = asyncio.get_running_loop().time()
             self._looking = None
@@ -101,6 +101,12 @@ class Doctor:
         stale = sorted(crls.authority for crls in seen.crls if crls.soonest <= now)
         crls = Check("crls", not stale, False, f"out of date: {', '.join(stale)}" if stale else "")
         return clock, crls
+
+    def _ct_logs(self) -> tuple[Check, ...]:
+        failing = sorted(self._rooms.ct_logs.trouble)
+        if not self._rooms.settings.ct.logs:
+            return ()
+        return (Check("ct", not failing, False, f"logs that fail: {', '.join(failing)}" if failing else ""),)
 
     def _linter(self) -> Check:
         trouble = self._rooms.linter.trouble

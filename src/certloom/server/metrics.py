@@ -151,6 +151,14 @@ class Metrics:
         commits.add_metric([], _buckets(COMMIT_SECONDS, counts), total)
         yield commits
         yield _gauge("certloom_store_queue_units", "Units of work that wait for the store.", store.waiting)
+        logged = CounterMetricFamily(
+            "certloom_ct_submissions",
+            "Precertificates sent to Certificate Transparency logs.",
+            labels=("log", "outcome"),
+        )
+        for (log, outcome), count in sorted(self._rooms.ct_logs.counts.items()):
+            logged.add_metric([log, outcome], count)
+        yield logged
         linked = CounterMetricFamily("certloom_audit_events", "Events linked into the chain by this process.")
         linked.add_metric([], self.tally.linked)
         yield linked

@@ -15,6 +15,7 @@ import structlog
 
 from certloom.audit import Checkpoints
 from certloom.authorities.conversion import hand_over_keys
+from certloom.authorities.ct import CTLogs
 from certloom.authorities.lint import Linter
 from certloom.authorities.local import URLs
 from certloom.authorities.registry import Authorities
@@ -60,6 +61,7 @@ class Rooms:
     data_key: DataKey
     signing: Signing
     linter: Linter
+    ct_logs: CTLogs
     authorities: Authorities
     books: Books
     credentials: Credentials
@@ -135,11 +137,12 @@ async def open_rooms(
         signing = Service(DataKey.load_or_create(data_dir.signer_key), clock)
         await complete_first_run(store, clock, data_key, signing, credentials, urls)
         await hand_over_keys(store, data_key, signing)
-        authorities = Authorities(store, clock, signing, linter, urls, node)
+        http = http_client(settings)
+        ct_logs = CTLogs(settings.ct, http, clock)
+        authorities = Authorities(store, clock, signing, linter, urls, node, ct_logs)
         books = Books(store, authorities.make)
         runner = Runner(store, clock, node)
         enrollment = Enrollment(store, clock, books, runner, settings.enrollment)
-        http = http_client(settings)
         people = People(clock)
         logins = Logins(store, clock, people, Passwords(), settings.api)
         webhooks = Webhooks(store, clock, data_key, http)
@@ -157,6 +160,7 @@ async def open_rooms(
             signing=signing,
             linter=linter,
             authorities=authorities,
+            ct_logs=ct_logs,
             books=books,
             credentials=credentials,
             runner=runner,

@@ -115,9 +115,20 @@ def check(settings: Settings) -> list[str]:
         problems.append("$.mail.security: no password is sent without TLS; choose starttls or tls")
     return problems
 
+    for where, what in key_sources.missing(settings.secrets, settings.secrets.source):
+        problems.append(f"$.secrets.{where}: {what}")
+    for name, log in settings.ct.logs.items():
+        if not _LOG_NAME.fullmatch(name):
+            problems.append(f"$.ct.logs.{name}: letters, digits and hyphens, please")
+        on(f"ct.logs.{name}.url", log.url or " ", _web_page)
+        if log.expires_from and log.expires_until and log.expires_from >= log.expires_until:
+            problems.append(f"$.ct.logs.{name}.expires_until: not after expires_from")
 
 def _loopback_address(text: str) -> None:
     if not parse_address(text).is_loopback:
+_LOG_NAME = re.compile("[a-z0-9][a-z0-9-]{0,62}")
+
+
         raise ValueError("ACME without TLS listens on a loopback address only")
 
 

@@ -5,6 +5,7 @@ Profiles, channels, credentials and authorities are not here: they live in the d
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Annotated
 
 import msgspec
@@ -176,6 +177,45 @@ class Enrollment(_Section, frozen=True):
 
 class Retention(_Section, frozen=True):
     """Days that finished things are kept; 0 keeps them for ever."""
+class CTLog(_Section, frozen=True):
+    """A Certificate Transparency log (RFC 6962)."""
+
+    url: str
+    """What ``/ct/v1/add-pre-chain`` is appended to."""
+    key: str
+    """Its public key: base64 of the DER SubjectPublicKeyInfo."""
+    expires_from: date | None = None
+    """It takes certificates that expire on this day (UTC) or later."""
+    expires_until: date | None = None
+    """It takes certificates that expire before this day (UTC)."""
+
+
+class CT(_Section, frozen=True):
+    """Certificate Transparency: the logs that profiles name."""
+
+    timeout_seconds: Positive = 10
+    """How long a log may take to answer."""
+    logs: dict[str, CTLog] = {}
+    """By name."""
+
+
+class Signer(_Section, frozen=True):
+    """Who holds the keys of authorities."""
+
+    mode: Annotated[str, msgspec.Meta(pattern="^(spawned|external|in-process)$")] = "spawned"
+    """``spawned``: a process that the server starts. ``external``: one that somebody else starts."""
+    directory: str = ""
+    """Where its key and its limits are; empty means the data directory."""
+    socket: str = ""
+    """Where it listens; empty means ``signer.sock`` in the data directory."""
+    user: str = ""
+    """The user that the signer becomes where ``certloom serve`` is started as root."""
+    server_users: tuple[str, ...] = ()
+    """Users that may ask a signer that runs on its own; its own user always may."""
+    secrets: Secrets = Secrets()
+    """Where the key comes from that seals the authorities' keys."""
+
+
 
     orders_days: NotNegative = 90
     authorizations_days: NotNegative = 90
@@ -213,3 +253,4 @@ class Settings(_Section, frozen=True):
     outbound: Outbound = Outbound()
     audit: Audit = Audit()
     logging: Logging = Logging()
+    ct: CT = CT()
