@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from certloom.settings import Settings, parse
+from certloom.settings.key_sources import Secrets
 
 PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
 
@@ -18,21 +19,25 @@ def documented() -> dict[str, object]:
     found: dict[str, object] = {}
     section = ""
     for line in PAGE.read_text().splitlines():
-        if heading := re.match(r"## (?:`\[(\w+)\]`|Top level)", line):
+        if heading := re.match(r"## (?:`\[([\w.]+)\]`|Top level)", line):
             section = f"{heading[1]}." if heading[1] else ""
         elif row := re.match(r"\| `(\w+)` \| `(.*?)` \| (.+) \|", line):
             found[section + row[1]] = tomllib.loads(f"x = {row[2]}")["x"]
     return found
 
 
-def in_schema() -> dict[str, object]:
+def in_schema(section: msgspec.Struct | None = None, prefix: str = "") -> dict[str, object]:
     found: dict[str, object] = {}
-    for name, value in msgspec.to_builtins(Settings()).items():
-        if isinstance(value, dict):
-            found |= {f"{name}.{key}": inner for key, inner in value.items()}
+    section = Settings() if section is None else section
+    for name in section.__struct_fields__:
+        value = getattr(section, name)
+        if isinstance(value, Secrets) and prefix:
+            continue  # the same keys as in the section of that name, where the page tells of them
+        if isinstance(value, msgspec.Struct):
+            found |= in_schema(value, f"{prefix}{name}.")
         else:
-            found[name] = value
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in found.items()}
+            found[prefix + name] = list(value) if isinstance(value, tuple) else value
+    return found
 
 
 def test_the_page_documents_every_key_with_its_default() -> None:

@@ -7,30 +7,23 @@ Nonces are 96 random bits (NIST SP 800-38D section 8.2.2: up to 2**32 values und
 
 from __future__ import annotations
 
-import base64
-import binascii
-import contextlib
-import hashlib
 import os
 import secrets
-import stat
 from pathlib import Path
 from typing import NoReturn
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from certloom.secrets import key_file
+from certloom.secrets.errors import SecretError
+from certloom.secrets.key_file import KEY, InTheClear, key_id
+
 _VERSION = b"\x01"
 _ID = 4
 _NONCE = 12
 _TAG = 16
 _HEADER = len(_VERSION) + _ID
-_LABEL = b"certloom-data-key-v1 "
-_KEY = 32
-
-
-class SecretError(Exception):
-    """The data key cannot be used, or a value does not open under it. Never says what is inside."""
 
 
 class DataKey:
@@ -40,11 +33,10 @@ class DataKey:
 
     def __init__(self, key: bytes) -> None:
         """``key`` is 32 random bytes."""
-        if len(key) != _KEY:
-            raise SecretError(f"a data key has {_KEY} bytes")
+        if len(key) != KEY:
+            raise SecretError(f"a data key has {KEY} bytes")
         self._aead = AESGCM(key)
-        # Tells a value sealed under another key from a damaged one; 32 bits of a hash give nothing away.
-        self._header = _VERSION + hashlib.sha256(b"certloom data key id\0" + key).digest()[:_ID]
+        self._header = _VERSION + key_id(key)
 
     @classmethod
     def load_or_create(cls, path: str | os.PathLike[str]) -> DataKey:
@@ -93,40 +85,13 @@ class DataKey:
 
 
 def _load(path: Path) -> bytes:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    with open(fd, "rb") as file:
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
-            raise SecretError(f"the data key {path} is not a file")
-        if status.st_mode & 0o077:
-            raise SecretError(
-                f"others may use the data key file {path} (mode {status.st_mode & 0o777:04o}): chmod 600 it"
-            )
-        text = file.read(1024)
-    if text.startswith(_LABEL):
-        with contextlib.suppress(binascii.Error):
-            key = base64.b64decode(text[len(_LABEL) :].strip(), validate=True)
-            if len(key) == _KEY:
-                return key
-    raise SecretError(f"the file {path} does not hold a data key")
+    form = key_file.decode(key_file.read(path), path)
+    if isinstance(form, InTheClear):
+        return form.key
+    raise SecretError(
+        f"the key in {path} is wrapped: set source in the settings to {key_file.source_of(form)!r}"
+    )
 
 
 def _create(path: Path) -> None:
-    """Write a new key so that it is there whole and on disk, or not at all; never over an existing one."""
-    partial = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
-    fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        with open(fd, "wb") as file:
-            os.fchmod(fd, 0o600)
-            file.write(_LABEL + base64.b64encode(secrets.token_bytes(_KEY)) + b"\n")
-            file.flush()
-            os.fsync(fd)
-        with contextlib.suppress(FileExistsError):  # somebody else was faster, and theirs counts
-            os.link(partial, path)
-    finally:
-        os.unlink(partial)
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    key_file.create(path, key_file.encode(InTheClear(secrets.token_bytes(KEY))))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from certloom.settings import key_sources
 from certloom.settings.origins import check_origin, parse_address
 from certloom.settings.schema import Settings
 
@@ -113,8 +115,6 @@ def check(settings: Settings) -> list[str]:
         problems.append("$.mail.password_file: needed because mail.username is set")
     if mail.username and mail.security == "none":
         problems.append("$.mail.security: no password is sent without TLS; choose starttls or tls")
-    return problems
-
     for where, what in key_sources.missing(settings.secrets, settings.secrets.source):
         problems.append(f"$.secrets.{where}: {what}")
     for name, log in settings.ct.logs.items():
@@ -123,12 +123,14 @@ def check(settings: Settings) -> list[str]:
         on(f"ct.logs.{name}.url", log.url or " ", _web_page)
         if log.expires_from and log.expires_until and log.expires_from >= log.expires_until:
             problems.append(f"$.ct.logs.{name}.expires_until: not after expires_from")
+    return problems
 
-def _loopback_address(text: str) -> None:
-    if not parse_address(text).is_loopback:
+
 _LOG_NAME = re.compile("[a-z0-9][a-z0-9-]{0,62}")
 
 
+def _loopback_address(text: str) -> None:
+    if not parse_address(text).is_loopback:
         raise ValueError("ACME without TLS listens on a loopback address only")
 
 

@@ -10,6 +10,8 @@ from typing import Annotated
 
 import msgspec
 
+from certloom.settings.key_sources import Secrets
+
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 NotNegative = Annotated[int, msgspec.Meta(ge=0)]
@@ -175,8 +177,6 @@ class Enrollment(_Section, frozen=True):
     """Times within a day that people may be asked something new."""
 
 
-class Retention(_Section, frozen=True):
-    """Days that finished things are kept; 0 keeps them for ever."""
 class CTLog(_Section, frozen=True):
     """A Certificate Transparency log (RFC 6962)."""
 
@@ -216,6 +216,8 @@ class Signer(_Section, frozen=True):
     """Where the key comes from that seals the authorities' keys."""
 
 
+class Retention(_Section, frozen=True):
+    """Days that finished things are kept; 0 keeps them for ever."""
 
     orders_days: NotNegative = 90
     authorizations_days: NotNegative = 90
@@ -233,6 +235,8 @@ class Settings(_Section, frozen=True):
     """One process's settings."""
 
     data_dir: str = "certloom-data"
+    user: str = ""
+    """The user that ``certloom serve`` becomes where it is started as root."""
     public_url: str = ""
     """The HTTPS origin clients use, e.g. ``https://pki.example.com``; empty means ``https://localhost:PORT``,
     or the one address listened on."""
@@ -243,6 +247,8 @@ class Settings(_Section, frozen=True):
     listen: Listen = Listen()
     limits: Limits = Limits()
     database: Database = Database()
+    secrets: Secrets = Secrets()
+    signer: Signer = Signer()
     acme: ACME = ACME()
     validation: Validation = Validation()
     enrollment: Enrollment = Enrollment()
@@ -252,5 +258,5 @@ class Settings(_Section, frozen=True):
     oidc: OIDC = OIDC()
     outbound: Outbound = Outbound()
     audit: Audit = Audit()
-    logging: Logging = Logging()
     ct: CT = CT()
+    logging: Logging = Logging()
