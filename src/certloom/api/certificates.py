@@ -37,7 +37,7 @@ from certloom.inventory.search import find, thing_of, walk
 from certloom.pki.certificates import parse_certificate
 from certloom.pki.containers import certs_only, trust_store
 from certloom.pki.identifiers import Identifier, IdentifierError, parse, parse_dns, parse_ip
-from certloom.pki.keys import PrivateKey
+from certloom.pki.keys import LeafPrivateKey
 from certloom.pki.names import format_name
 from certloom.pki.pem import to_pem
 from certloom.store import certificates as statements
@@ -307,7 +307,7 @@ async def pkcs12(call: Call[CertificatePath, None, PKCS12Wanted]) -> Answer:
     """With its chain and, for those who may, its private key, under a password that is kept nowhere."""
     wanted, keys = call.body, call.services.server_keys
 
-    def with_key(tx: Tx) -> tuple[StoredCertificate, PrivateKey]:
+    def with_key(tx: Tx) -> tuple[StoredCertificate, LeafPrivateKey]:
         found = _get(call, tx, "certificate.key")
         return found, keys.open(tx, found.request_id, call.origin)
 

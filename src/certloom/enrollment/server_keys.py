@@ -14,20 +14,24 @@ from typing import Literal
 
 import msgspec
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric.mldsa import (
-    MLDSA44PrivateKey,
-    MLDSA65PrivateKey,
-    MLDSA87PrivateKey,
-)
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 from cryptography.hazmat.primitives.serialization.pkcs12 import serialize_key_and_certificates
 
 from certloom.audit import SYSTEM, Origin, record
 from certloom.clock import Clock
 from certloom.enrollment.errors import Refused
+from certloom.pki.containers import key_store
 from certloom.pki.csr import CertificateRequest
 from certloom.pki.identifiers import Identifier
-from certloom.pki.keys import PrivateKey, facts_of, generate, private_from_der, private_to_der, spki_of
+from certloom.pki.keys import (
+    LeafPrivateKey,
+    facts_of,
+    generate_for_leaf,
+    leaf_private_from_der,
+    private_to_der,
+    spki_of,
+)
 from certloom.pki.names import Name
 from certloom.policy.decisions import Reason
 from certloom.policy.profiles import Profile
@@ -80,7 +84,7 @@ class ServerKeys:
                 )
             )
         async with self._making:
-            key = await asyncio.to_thread(generate, algorithm)
+            key = await asyncio.to_thread(generate_for_leaf, algorithm)
         request = CertificateRequest(
             der=b"", key=facts_of(spki_of(key)), subject=subject, identifiers=identifiers
         )
@@ -99,7 +103,7 @@ class ServerKeys:
             return None
         return found.expires
 
-    def open(self, tx: Tx, request_id: str, origin: Origin) -> PrivateKey:
+    def open(self, tx: Tx, request_id: str, origin: Origin) -> LeafPrivateKey:
         """A request's private key; that it was fetched is an event. Raises ``Refused`` (``key-gone``)."""
         found = statements.get(tx, request_id)
         if found is None or found.certificate_id is None or found.expires <= self._clock.now():
@@ -112,7 +116,7 @@ class ServerKeys:
             origin,
             {"certificate": found.certificate_id},
         )
-        return private_from_der(self._data_key.open(_purpose(request_id), found.sealed))
+        return leaf_private_from_der(self._data_key.open(_purpose(request_id), found.sealed))
 
     async def wipe_expired(self) -> int:
         """Wipe keys whose time is up; how many. Run it every minute."""
@@ -132,7 +136,9 @@ def _purpose(request_id: str) -> str:
     return f"request-key:{request_id}"
 
 
-async def encrypted(key: PrivateKey, password: str, form: KeyForm, chain: list[bytes], name: str) -> bytes:
+async def encrypted(
+    key: LeafPrivateKey, password: str, form: KeyForm, chain: list[bytes], name: str
+) -> bytes:
     """A key as its requester takes it away: PEM of an encrypted PKCS#8, or a PKCS#12 with its chain.
 
     ``chain`` is DER, the key's own certificate first. Deriving a key from a password is slow by intent, so it
@@ -143,9 +149,10 @@ async def encrypted(key: PrivateKey, password: str, form: KeyForm, chain: list[b
         protection = BestAvailableEncryption(password.encode())
         if form == "pkcs8":
             return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, protection)
+        if not isinstance(key, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey):
+            # The library's writer knows some kinds of keys only.
+            return key_store(key, chain, password, name)
         own, *above = [x509.load_der_x509_certificate(der) for der in chain]
-        if isinstance(key, MLDSA44PrivateKey | MLDSA65PrivateKey | MLDSA87PrivateKey):
-            raise Refused(Reason("no-pkcs12", "keys of this kind have no place in PKCS#12 yet: use pkcs8"))
         return serialize_key_and_certificates(name.encode(), key, own, above, protection)
 
     return await asyncio.to_thread(whole)

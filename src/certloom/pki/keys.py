@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 import msgspec
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, mldsa, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, mldsa, mlkem, rsa
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -43,6 +43,11 @@ PrivateKey: TypeAlias = (
     | mldsa.MLDSA87PrivateKey
 )
 
+KEMPublicKey: TypeAlias = mlkem.MLKEM768PublicKey | mlkem.MLKEM1024PublicKey
+KEMPrivateKey: TypeAlias = mlkem.MLKEM768PrivateKey | mlkem.MLKEM1024PrivateKey
+"""Keys that encapsulate and cannot sign (RFC 9935): of end entities only, and made here."""
+LeafPrivateKey: TypeAlias = PrivateKey | KEMPrivateKey
+
 MIN_RSA_BITS = 2048
 MAX_RSA_BITS = 8192
 MIN_RSA_EXPONENT = 65537
@@ -55,7 +60,8 @@ class PublicKeyFacts(msgspec.Struct, frozen=True):
     """DER SubjectPublicKeyInfo."""
     spki_sha256: bytes
     algorithm: str
-    """``rsa``, ``ec``, ``ed25519``, ``ed448``, ``ml-dsa-44``, ``ml-dsa-65`` or ``ml-dsa-87``."""
+    """``rsa``, ``ec``, ``ed25519``, ``ed448``, ``ml-dsa-44``, ``ml-dsa-65``, ``ml-dsa-87``, ``ml-kem-768`` or
+    ``ml-kem-1024``."""
     bits: int
     """RSA modulus or EC field size; 0 where the algorithm says it all."""
     curve: str = ""
@@ -107,7 +113,7 @@ def _named_curve(oid: str) -> bytes:
 _UNCOMPRESSED = b"\x04"
 
 # By length of the whole SubjectPublicKeyInfo, which no two share. Named curves and uncompressed points
-# only (RFC 5480 section 2); parameters absent (RFC 8410 section 3, RFC 9881 section 4).
+# only (RFC 5480 section 2); parameters absent (RFC 8410 section 3, RFC 9881 section 2, RFC 9935 section 3).
 _FORMS: dict[int, _Form] = dict(
     [
         _form(_named_curve("1.2.840.10045.3.1.7"), _UNCOMPRESSED, 64, "ec", 256, "P-256"),
@@ -118,6 +124,8 @@ _FORMS: dict[int, _Form] = dict(
         _form(der.sequence(der.oid("2.16.840.1.101.3.4.3.17")), b"", 1312, "ml-dsa-44"),
         _form(der.sequence(der.oid("2.16.840.1.101.3.4.3.18")), b"", 1952, "ml-dsa-65"),
         _form(der.sequence(der.oid("2.16.840.1.101.3.4.3.19")), b"", 2592, "ml-dsa-87"),
+        _form(der.sequence(der.oid("2.16.840.1.101.3.4.4.2")), b"", 1184, "ml-kem-768"),
+        _form(der.sequence(der.oid("2.16.840.1.101.3.4.4.3")), b"", 1568, "ml-kem-1024"),
     ]
 )
 
@@ -130,6 +138,7 @@ _LOADED_TYPES = (
     mldsa.MLDSA65PublicKey,
     mldsa.MLDSA87PublicKey,
 )
+_KEM_TYPES = (mlkem.MLKEM768PublicKey, mlkem.MLKEM1024PublicKey)
 
 
 def facts_of(spki_der: bytes) -> PublicKeyFacts:
@@ -177,27 +186,36 @@ def _unsupported(identifier: bytes) -> KeyRejected:
         what = "an RSA key restricted to RSASSA-PSS is not supported; use rsaEncryption"
     elif oid == _EC_PUBLIC_KEY:
         what = "EC keys must be on the named curves P-256, P-384 or P-521, as an uncompressed point"
+    elif oid == "2.16.840.1.101.3.4.4.1":
+        what = "ML-KEM-512 keys are not supported; use ML-KEM-768"
     elif any(form.prefix.find(der.oid(oid)) >= 0 for form in _FORMS.values()):
         what = "a key with parameters or a length that its algorithm does not have"
     return KeyRejected("unsupported-key", what)
 
 
 @lru_cache(maxsize=512)
-def _load(spki: bytes) -> PublicKey:
+def _load(spki: bytes) -> PublicKey | KEMPublicKey:
     try:
         key = load_der_public_key(spki)
     except (ValueError, UnsupportedAlgorithm) as error:
         raise KeyRejected("bad-public-key", f"not a valid public key: {error}") from None
-    if not isinstance(key, _LOADED_TYPES):
+    if not isinstance(key, _LOADED_TYPES + _KEM_TYPES):
         raise KeyRejected("unsupported-key", f"keys of type {type(key).__name__} are not supported")
     return key
 
 
 def public_key(facts: PublicKeyFacts) -> PublicKey:
-    """The key for ``cryptography`` to work with; its point is on its curve. Raises ``KeyRejected``."""
+    """The key for ``cryptography`` to verify with; its point is on its curve. Raises ``KeyRejected``."""
     if facts.algorithm == "rsa" and facts.bits < 1024:
         raise _too_small(facts.bits)
-    return _load(facts.spki)
+    key = _load(facts.spki)
+    if isinstance(key, _KEM_TYPES):
+        raise KeyRejected(
+            "unsupported-key",
+            f"a key for {facts.algorithm} cannot sign, and so prove nothing of itself: "
+            "have it made by the server where its profile lets it be",
+        )
+    return key
 
 
 def check_fit(facts: PublicKeyFacts, *, min_exponent: int = MIN_RSA_EXPONENT) -> None:
@@ -205,7 +223,8 @@ def check_fit(facts: PublicKeyFacts, *, min_exponent: int = MIN_RSA_EXPONENT) ->
 
     RSA: 2048 to 8192 bits; an odd exponent from ``min_exponent`` to below 2^256; no factor below 6,000; no
     two primes so close that Fermat's method finds them in 100 rounds (CVE-2022-26320); not made by the ROCA
-    generator. EC: a point on the curve. EdDSA: not a point of low order.
+    generator. EC: a point on the curve. EdDSA: not a point of low order. ML-KEM: numbers below its modulus
+    (FIPS 203 section 7.2).
     """
     match facts.algorithm:
         case "rsa":
@@ -213,7 +232,7 @@ def check_fit(facts: PublicKeyFacts, *, min_exponent: int = MIN_RSA_EXPONENT) ->
         case "ed25519" | "ed448":
             _check_edwards(facts)
         case _:
-            public_key(facts)
+            _load(facts.spki)
 
 
 def _too_small(bits: int) -> KeyRejected:
@@ -337,19 +356,41 @@ def generate(algorithm: str) -> PrivateKey:
     raise ValueError(f"unknown key algorithm {algorithm!r}")
 
 
-def spki_of(key: PublicKey | PrivateKey) -> bytes:
+def generate_for_leaf(algorithm: str) -> LeafPrivateKey:
+    """A new private key for an end entity: as ``generate``, and also ``ml-kem-768`` or ``ml-kem-1024``."""
+    match algorithm:
+        case "ml-kem-768":
+            return mlkem.MLKEM768PrivateKey.generate()
+        case "ml-kem-1024":
+            return mlkem.MLKEM1024PrivateKey.generate()
+    return generate(algorithm)
+
+
+def spki_of(key: PublicKey | KEMPublicKey | LeafPrivateKey) -> bytes:
     """DER SubjectPublicKeyInfo of a key, or of a private key's public half."""
-    public = key if isinstance(key, _LOADED_TYPES) else key.public_key()
+    public = key if isinstance(key, _LOADED_TYPES + _KEM_TYPES) else key.public_key()
     return public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
-def private_to_der(key: PrivateKey) -> bytes:
+def private_to_der(key: LeafPrivateKey) -> bytes:
     """PKCS#8 PrivateKeyInfo, not encrypted: what is stored must be sealed."""
     return key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
 
 
 def private_from_der(data: bytes) -> PrivateKey:
-    """The key in an unencrypted PKCS#8 PrivateKeyInfo. Raises ``KeyRejected``, which tells nothing of it."""
+    """The key in an unencrypted PKCS#8 PrivateKeyInfo, if it can sign.
+
+    Raises ``KeyRejected``, which tells nothing of it; also for an ML-DSA key whose seed and expanded form are
+    both there and differ (RFC 9881 section 6).
+    """
+    key = leaf_private_from_der(data)
+    if isinstance(key, mlkem.MLKEM768PrivateKey | mlkem.MLKEM1024PrivateKey):
+        raise KeyRejected("unsupported-key", "a key for ML-KEM cannot sign")
+    return key
+
+
+def leaf_private_from_der(data: bytes) -> LeafPrivateKey:
+    """As ``private_from_der``, and keys for ML-KEM."""
     try:
         key = load_der_private_key(data, None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
@@ -362,7 +403,9 @@ def private_from_der(data: bytes) -> PrivateKey:
         | ed448.Ed448PrivateKey
         | mldsa.MLDSA44PrivateKey
         | mldsa.MLDSA65PrivateKey
-        | mldsa.MLDSA87PrivateKey,
+        | mldsa.MLDSA87PrivateKey
+        | mlkem.MLKEM768PrivateKey
+        | mlkem.MLKEM1024PrivateKey,
     ):
         facts_of(spki_of(key))  # the same algorithms and curves as for public keys
         return key

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import AuthorityInformationAccessOID, ExtensionOID, SignatureAlgorithmOID
 
 from certloom.pki.identifiers import to_general_name
-from certloom.pki.template import CertificateTemplate, IssuerFacts
+from certloom.pki.template import CATemplate, CertificateTemplate, IssuerFacts
 
 
 def recheck(der: bytes, template: CertificateTemplate, issuer: IssuerFacts) -> list[str]:
@@ -34,7 +34,19 @@ def recheck(der: bytes, template: CertificateTemplate, issuer: IssuerFacts) -> l
     """
     try:
         certificate = x509.load_der_x509_certificate(der)
-        return _differences(certificate, der, template, _signer(issuer.certificate))
+        signer = _signer(issuer.certificate)
+        return _differences(certificate, der, template, signer, _expected_of(template, signer, certificate))
+    except Exception as error:  # whatever a parser finds wrong with it is a difference
+        return [f"the certificate cannot be read: {type(error).__name__}: {error}"]
+
+
+def recheck_ca(der: bytes, template: CATemplate, issuer: IssuerFacts | None) -> list[str]:
+    """The same for a CA certificate; without ``issuer`` a self-signed one, signed by its own key."""
+    try:
+        certificate = x509.load_der_x509_certificate(der)
+        signer = _signer(der if issuer is None else issuer.certificate)
+        expected = _expected_of_ca(template, None if issuer is None else signer, certificate)
+        return _differences(certificate, der, template, signer, expected)
     except Exception as error:  # whatever a parser finds wrong with it is a difference
         return [f"the certificate cannot be read: {type(error).__name__}: {error}"]
 
@@ -77,8 +89,13 @@ def _signer(certificate: bytes) -> _Signer:
 
 
 def _differences(
-    certificate: x509.Certificate, der: bytes, template: CertificateTemplate, signer: _Signer
+    certificate: x509.Certificate,
+    der: bytes,
+    template: CertificateTemplate | CATemplate,
+    signer: _Signer,
+    expected: _Expected,
 ) -> list[str]:
+    """``expected`` is used up."""
     key = certificate.public_key()
     spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     # Compared as two tuples, and looked at one by one only where those differ: this is on the hot path.
@@ -110,19 +127,6 @@ def _differences(
             if is_ != was
         ]
 
-    expected = _expected_by_profile(
-        template.key_usage,
-        template.extended_key_usage,
-        template.crl_url,
-        template.issuer_url,
-        template.ocsp_url,
-        tuple([(e.oid, e.critical, e.value) for e in template.extensions]),
-        signer.authority,
-    ).copy()
-    expected[_SKI] = (False, x509.SubjectKeyIdentifier(hashlib.sha256(_key_octets(key)).digest()[:20]))
-    if template.identifiers:
-        names = x509.SubjectAlternativeName(map(to_general_name, template.identifiers))
-        expected[_ALT_NAME] = (not template.subject.attributes, names)
     for extension in certificate.extensions:
         oid = extension.oid.dotted_string
         if oid not in expected:
@@ -145,6 +149,43 @@ def _differences(
     except InvalidSignature:
         found.append("the issuer's signature does not verify")
     return found
+
+
+def _expected_of(template: CertificateTemplate, signer: _Signer, certificate: x509.Certificate) -> _Expected:
+    added = template.extensions
+    # Lists of SCTs differ from one certificate to the next, and would fill the cache for nothing.
+    lists = [e for e in added if e.oid == _SCT_LIST] if added else []
+    expected = _expected_by_profile(
+        template.key_usage,
+        template.extended_key_usage,
+        template.crl_url,
+        template.issuer_url,
+        template.ocsp_url,
+        template.delta_url,
+        tuple([(e.oid, e.critical, e.value) for e in added if e.oid != _SCT_LIST]),
+        signer.authority,
+    ).copy()
+    for one in lists:
+        expected[one.oid] = (one.critical, one.value)
+    expected[_SKI] = (False, _key_identifier(certificate.public_key()))
+    if template.identifiers:
+        names = x509.SubjectAlternativeName(map(to_general_name, template.identifiers))
+        expected[_ALT_NAME] = (not template.subject.attributes, names)
+    return expected
+
+
+def _expected_of_ca(template: CATemplate, signer: _Signer | None, certificate: x509.Certificate) -> _Expected:
+    expected: _Expected = {
+        _CONSTRAINTS: (True, x509.BasicConstraints(ca=True, path_length=template.path_length)),
+        _KEY_USAGE: (True, _key_usage(template.key_usage)),
+        _SKI: (False, _key_identifier(certificate.public_key())),
+    }
+    if signer is not None:
+        expected[_AKI] = (False, signer.authority)
+    _add_urls(expected, template.crl_url, template.issuer_url, template.ocsp_url, template.delta_url)
+    for extension in template.extensions:
+        expected[extension.oid] = (extension.critical, extension.value)
+    return expected
 
 
 _FIELDS = (
@@ -188,6 +229,7 @@ def _expected_by_profile(
     crl_url: str | None,
     issuer_url: str | None,
     ocsp_url: str | None,
+    delta_url: str | None,
     extensions: tuple[tuple[str, bool, bytes], ...],
     authority: x509.AuthorityKeyIdentifier,
 ) -> _Expected:
@@ -197,13 +239,25 @@ def _expected_by_profile(
         expected[_KEY_USAGE] = (True, _key_usage(key_usage))
     if extended_key_usage:
         expected[_EXTENDED_KEY_USAGE] = (False, _extended_key_usage(extended_key_usage))
-    if crl_url is not None:
-        expected[_CRL_POINTS] = (False, _crl_points(crl_url))
-    if issuer_url is not None or ocsp_url is not None:
-        expected[_ACCESS] = (False, _access(issuer_url, ocsp_url))
+    _add_urls(expected, crl_url, issuer_url, ocsp_url, delta_url)
     for oid, critical, value in extensions:
         expected[oid] = (critical, value)
     return expected
+
+
+def _add_urls(
+    expected: _Expected,
+    crl_url: str | None,
+    issuer_url: str | None,
+    ocsp_url: str | None,
+    delta_url: str | None,
+) -> None:
+    if crl_url is not None:
+        expected[_CRL_POINTS] = (False, x509.CRLDistributionPoints([_crl_point(crl_url)]))
+    if delta_url is not None:
+        expected[_FRESHEST] = (False, x509.FreshestCRL([_crl_point(delta_url)]))
+    if issuer_url is not None or ocsp_url is not None:
+        expected[_ACCESS] = (False, _access(issuer_url, ocsp_url))
 
 
 _AKI = ExtensionOID.AUTHORITY_KEY_IDENTIFIER.dotted_string
@@ -213,8 +267,14 @@ _KEY_USAGE = ExtensionOID.KEY_USAGE.dotted_string
 _EXTENDED_KEY_USAGE = ExtensionOID.EXTENDED_KEY_USAGE.dotted_string
 _ALT_NAME = ExtensionOID.SUBJECT_ALTERNATIVE_NAME.dotted_string
 _CRL_POINTS = ExtensionOID.CRL_DISTRIBUTION_POINTS.dotted_string
+_FRESHEST = ExtensionOID.FRESHEST_CRL.dotted_string
+_SCT_LIST = ExtensionOID.PRECERT_SIGNED_CERTIFICATE_TIMESTAMPS.dotted_string
 _ACCESS = ExtensionOID.AUTHORITY_INFORMATION_ACCESS.dotted_string
 _END_ENTITY = x509.BasicConstraints(ca=False, path_length=None)
+
+
+def _key_identifier(key: CertificatePublicKeyTypes) -> x509.SubjectKeyIdentifier:
+    return x509.SubjectKeyIdentifier(hashlib.sha256(_key_octets(key)).digest()[:20])
 
 
 def _key_octets(key: CertificatePublicKeyTypes) -> bytes:
@@ -244,9 +304,8 @@ def _extended_key_usage(oids: tuple[str, ...]) -> x509.ExtendedKeyUsage:
     return x509.ExtendedKeyUsage(map(x509.ObjectIdentifier, oids))
 
 
-def _crl_points(url: str) -> x509.CRLDistributionPoints:
-    point = x509.DistributionPoint([x509.UniformResourceIdentifier(url)], None, None, None)
-    return x509.CRLDistributionPoints([point])
+def _crl_point(url: str) -> x509.DistributionPoint:
+    return x509.DistributionPoint([x509.UniformResourceIdentifier(url)], None, None, None)
 
 
 def _access(issuer_url: str | None, ocsp_url: str | None) -> x509.AuthorityInformationAccess:
