@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import socket
 import ssl
@@ -164,6 +165,45 @@ class Certloom:
         path = self.folder / "declared.toml"
         path.write_text(declared)
         self.cli("apply", "-f", path)
+
+    # The API, as the local operator and as others.
+
+    def local(self, method: str, path: str, body: Any = None) -> Any:
+        """Ask through the admin socket."""
+        connection = http.client.HTTPConnection("localhost")
+        connection.sock = socket.socket(socket.AF_UNIX)
+        connection.sock.connect(str(self.data / "admin.sock"))
+        headers = {"content-type": "application/json"} if body is not None else {}
+        connection.request(method, f"/api/v1{path}", json.dumps(body) if body is not None else None, headers)
+        answer = connection.getresponse()
+        text = answer.read()
+        connection.close()
+        assert answer.status < 300, (answer.status, text)
+        return json.loads(text)
+
+    def token(self, service: str, role: str) -> str:
+        """A token of a service that holds a role everywhere."""
+        made = self.local(
+            "POST",
+            "/credentials",
+            {"kind": "api-token", "service": service, "grants": [{"role": role}]},
+        )
+        secret: str = made["secret"]
+        return secret
+
+    def ask(self, token: str, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+        """Ask over HTTPS with a token."""
+        request = urllib.request.Request(
+            f"https://{ADDRESS}:{self.https_port}/api/v1{path}",
+            data=json.dumps(body).encode() if body is not None else None,
+            method=method,
+            headers={"authorization": f"Bearer {token}", "content-type": "application/json"},
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=10, context=self.trust()) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            return error.code, json.load(error)
 
     # What clients need.
 

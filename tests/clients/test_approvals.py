@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import http.client
-import json
-import socket
 import sys
 import threading
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.clients.lab import ADDRESS, Lab, fresh_name, wait_for
+from tests.clients.lab import Lab, fresh_name, wait_for
 from tests.clients.server import Certloom
 from tests.clients.servers import Servers
 from tests.clients.test_certbot import Certbot
@@ -39,45 +34,6 @@ class MovableCertloom(Certloom):
         fresh = self._offset.with_suffix(".new")
         fresh.write_text(str(before + seconds))
         fresh.replace(self._offset)
-
-    # The API, as the local operator and as others.
-
-    def local(self, method: str, path: str, body: Any = None) -> Any:
-        """Ask through the admin socket."""
-        connection = http.client.HTTPConnection("localhost")
-        connection.sock = socket.socket(socket.AF_UNIX)
-        connection.sock.connect(str(next(self.data.glob("*.sock"))))
-        headers = {"content-type": "application/json"} if body is not None else {}
-        connection.request(method, f"/api/v1{path}", json.dumps(body) if body is not None else None, headers)
-        answer = connection.getresponse()
-        text = answer.read()
-        connection.close()
-        assert answer.status < 300, (answer.status, text)
-        return json.loads(text)
-
-    def token(self, service: str, role: str) -> str:
-        """A token of a service that holds a role everywhere."""
-        made = self.local(
-            "POST",
-            "/credentials",
-            {"kind": "api-token", "service": service, "grants": [{"role": role}]},
-        )
-        secret: str = made["secret"]
-        return secret
-
-    def ask(self, token: str, method: str, path: str, body: Any = None) -> tuple[int, Any]:
-        """Ask over HTTPS with a token."""
-        request = urllib.request.Request(
-            f"https://{ADDRESS}:{self.https_port}/api/v1{path}",
-            data=json.dumps(body).encode() if body is not None else None,
-            method=method,
-            headers={"authorization": f"Bearer {token}", "content-type": "application/json"},
-        )
-        try:
-            with urllib.request.urlopen(request, timeout=10, context=self.trust()) as answer:
-                return answer.status, json.load(answer)
-        except urllib.error.HTTPError as error:
-            return error.code, json.load(error)
 
     def approvals(self) -> list[Any]:
         found: list[Any] = self.local("GET", "/approvals")["items"]

@@ -37,6 +37,8 @@ _HOME = "/console/approvals"
 _CALLBACK = "/console/login/oidc/callback"
 _MOST_FORM = 65_536
 _DROP = "; Path=/; Max-Age=0; Secure; HttpOnly; SameSite=Lax"
+_FORGET: Header = (b"clear-site-data", b'"cache"')
+"""No-store keeps a page from being kept on disk; Chromium still goes back to one that it has in memory."""
 
 _log = structlog.get_logger("certloom.console")
 
@@ -226,7 +228,7 @@ class Console:
     async def _logout(self, visit: Visit) -> Reply:
         if visit.secret:
             await self._parts.logins.logout(visit.secret, visit.origin)
-        return redirect("/console/login", (b"set-cookie", f"{COOKIE}={_DROP}".encode()))
+        return redirect("/console/login", (b"set-cookie", f"{COOKIE}={_DROP}".encode()), _FORGET)
 
     def _sorry(self, status: int, title: str, text: str, *headers: Header, **more: Any) -> Reply:
         return self._templates.page(

@@ -23,7 +23,8 @@ _HEADERS: tuple[Header, ...] = (
         b"content-security-policy",
         b"default-src 'none'; style-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
     ),
-    (b"referrer-policy", b"no-referrer"),
+    # Not no-referrer: then a browser sends our own forms with "Origin: null" (Fetch, section 3.1).
+    (b"referrer-policy", b"same-origin"),
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
     (b"cross-origin-opener-policy", b"same-origin"),
