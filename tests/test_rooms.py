@@ -17,10 +17,10 @@ ROOT = Path(certloom.__file__).parent
 # Ground floor first. A room may import from those before it; of those on one line, from those to its left.
 # Rooms in braces stand side by side and do not know each other.
 FLOORS: tuple[tuple[str, ...] | frozenset[str], ...] = (
-    ("clock", "settings", "secrets"),
+    ("clock", "unix_sockets", "settings", "secrets"),
     ("pki",),
-    ("signing",),
     ("policy",),
+    ("signing",),
     ("store",),
     ("audit", "jobs", "outbound"),
     ("identity", "notifications"),

@@ -26,10 +26,11 @@ from certloom.clock import Clock, ManualClock, SystemClock
 from certloom.identity.principals import Grant
 from certloom.server.app import Application, build
 from certloom.server.data_dir import DataDirError
-from certloom.server.sockets import ListenError, bind, connect_unix
+from certloom.server.sockets import bind
 from certloom.server.tls import TLSError
 from certloom.settings import Settings
 from certloom.settings.schema import Database, Listen
+from certloom.unix_sockets import ListenError, connect_unix
 from tests.server.listening import Client, run
 
 COMMAND = Path(sys.executable).with_name("certloom")

@@ -32,7 +32,7 @@ from certloom.pki.certificates import (
 )
 from certloom.pki.crl import CRLTemplate
 from certloom.policy.decisions import CertificateContents, CTTerms, LintMode
-from certloom.signing import Signing, SigningError, SigningRefused
+from certloom.signing import LOST, Signing, SigningError, SigningRefused
 from certloom.store.authorities import StoredAuthority, StoredGeneration
 from certloom.store.crls import WHOLE
 
@@ -166,6 +166,18 @@ class LocalAuthority:
         terms = contents.ct
         logs = None if terms is None else self._ct_logs(terms, contents.not_after)
         await self._lint(contents)
+        try:
+            return await self._issue(contents, terms, logs)
+        except AuthorityUnavailable as error:
+            if error.code != LOST:
+                raise
+        # The signer went away with the request in hand and is being started anew. What it may have signed
+        # nobody has; its serial is burned, and this is another certificate.
+        return await self._issue(contents, terms, logs)
+
+    async def _issue(
+        self, contents: CertificateContents, terms: CTTerms | None, logs: CTLogs | None
+    ) -> Issued:
         serial = await self._serials.take()
         shard = crl_shard(serial, self.crl_shards)
         template = self.template(contents, serial, shard)

@@ -141,7 +141,7 @@ def over_unix(path: Path) -> HTTPCarrier | None:
     """The running server's admin socket, or None where nobody listens. Raises ``Unreachable``."""
     from http.client import HTTPConnection
 
-    from certloom.server.sockets import connect_unix
+    from certloom.unix_sockets import connect_unix
 
     class Connection(HTTPConnection):
         def connect(self) -> None:

@@ -25,6 +25,7 @@ from certloom.server.rooms import Rooms, open_rooms
 from certloom.server.services import services
 from certloom.settings import Settings, SettingsError
 from certloom.settings.schema import Logging
+from certloom.signing.process import SignerError
 from certloom.store import StoreError
 
 _PIECES = 8
@@ -39,7 +40,7 @@ class InProcess:
         self._runner = asyncio.Runner()
         try:
             self._rooms: Rooms = self._runner.run(open_rooms(settings, SystemClock()))
-        except (StoreError, DataDirError, SecretError, SettingsError) as error:
+        except (StoreError, DataDirError, SecretError, SettingsError, SignerError) as error:
             self._runner.close()
             raise Unreachable(str(error)) from None
         self._api = API(services(self._rooms))

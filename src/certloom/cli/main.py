@@ -28,7 +28,7 @@ TREE = {
     "request": _Entry("requests", "app", _ASK, "Ask for certificates, and follow what was asked for."),
     "approval": _Entry("approvals", "app", _ASK, "What waits for people: look, approve, deny."),
     "certificate": _Entry("certificates", "app", _ASK, "The inventory."),
-    "key": _Entry("certificates", "key", _ASK, "Public keys."),
+    "key": _Entry("key_sources", "key", _ASK, "Public keys, and the keys that encrypt keys."),
     "apply": _Entry(
         "configuration", "apply", _RULE, "Make profiles, channels and more what a file declares."
     ),
@@ -49,6 +49,9 @@ TREE = {
     "logout": _Entry("access", "logout", _WHO, "End the session with a server."),
     "whoami": _Entry("access", "whoami", _WHO, "Whom the server takes you for, and what you may do."),
     "serve": _Entry("server", "serve", _RUN, "Run the server until SIGTERM or SIGINT."),
+    "signer": _Entry(
+        "signer", "app", _RUN, "The process that holds the authorities' keys, and what it may do."
+    ),
     "status": _Entry("system", "status", _RUN, "What runs, and whether it is well."),
     "config": _Entry("server", "config", _RUN, "Look at the settings."),
     "job": _Entry("system", "job", _RUN, "Background work."),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from certloom.cli import show
 from certloom.cli.options import UNREACHABLE, AsJSON, Config
@@ -15,6 +15,7 @@ from certloom.cli.run import group, single
 if TYPE_CHECKING:
     from certloom.server.app import Application
     from certloom.server.first_run import Welcome
+    from certloom.settings import Settings
 
 config = group("Look at the settings.")
 serve = single()
@@ -37,14 +38,22 @@ def show_settings(config: Config = None, json: AsJSON = False) -> None:
     if json:
         show.as_json(settings)
         return
-    sections = {name: value for name, value in settings.items() if isinstance(value, dict)}
-    for name, value in settings.items():
-        if name not in sections:
-            print(f"{name} = {_toml(value)}")
-    for section, values in sections.items():
-        print(f"\n[{section}]")
-        for name, value in values.items():
-            print(f"{name} = {_toml(value)}")
+    _print_table(settings)
+
+
+def _print_table(table: dict[str, object], prefix: str = "") -> None:
+    """As TOML: plain values first, so that they do not fall into a table."""
+    import re
+
+    tables = {name: value for name, value in table.items() if isinstance(value, dict)}
+    for name, value in table.items():
+        if name not in tables and value is not None:
+            print(f"{name if re.fullmatch('[A-Za-z0-9_-]+', name) else _toml(name)} = {_toml(value)}")
+    for name, inner in tables.items():
+        path = f"{prefix}{name if re.fullmatch('[A-Za-z0-9_-]+', name) else _toml(name)}"
+        if not inner or any(not isinstance(value, dict) for value in inner.values()):
+            print(f"\n[{path}]")
+        _print_table(inner, f"{path}.")
 
 
 def _toml(value: object) -> str:
@@ -80,13 +89,17 @@ def run_server(config: Config = None) -> None:
     from certloom.server.app import build, raise_file_limit
     from certloom.server.data_dir import DataDirError
     from certloom.server.first_run import take_welcome, told
-    from certloom.server.sockets import ListenError
+    from certloom.server.starter import is_starter
     from certloom.server.tls import TLSError
     from certloom.settings import SettingsError
+    from certloom.signing.process import SignerError
     from certloom.store import StoreError
+    from certloom.unix_sockets import ListenError
 
     logs.configure(settings.logging)
     raise_file_limit()
+    if is_starter(settings):
+        _run_starter(settings)
 
     async def run() -> None:
         application = await build(settings, SystemClock())
@@ -103,8 +116,31 @@ def run_server(config: Config = None) -> None:
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(run())
-    except (StoreError, DataDirError, ListenError, SecretError, SettingsError, TLSError) as error:
+    except (
+        StoreError,
+        DataDirError,
+        ListenError,
+        SecretError,
+        SettingsError,
+        SignerError,
+        TLSError,
+    ) as error:
         structlog.get_logger("certloom").error("not started", why=str(error))
+        fail(UNREACHABLE, str(error))
+
+
+def _run_starter(settings: Settings) -> NoReturn:
+    """Be the one that starts server and signer, each as its user; ends as the server does."""
+    import asyncio
+
+    from certloom.server.starter import Starter
+    from certloom.signing.process import SignerError
+
+    try:
+        starter = Starter(settings, [sys.executable, *sys.argv])
+        starter.prepare()
+        sys.exit(asyncio.run(starter.run()))
+    except SignerError as error:
         fail(UNREACHABLE, str(error))
 
 

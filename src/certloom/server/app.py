@@ -42,9 +42,10 @@ from certloom.server.pages import Pages, below, refusal, roots_pem
 from certloom.server.retention import Retention
 from certloom.server.rooms import Rooms, open_rooms
 from certloom.server.services import services
-from certloom.server.sockets import bind, bind_unix
+from certloom.server.sockets import bind
 from certloom.server.tls import ListenerTLS
 from certloom.settings import Address, Settings
+from certloom.unix_sockets import bind_unix
 from certloom.validation import Validator
 
 _TLS_CLOSE_SECONDS = 3.0

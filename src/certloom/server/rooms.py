@@ -6,6 +6,7 @@ listeners, jobs that run, its own TLS certificate).
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
 import socket
@@ -34,13 +35,13 @@ from certloom.identity.people import People
 from certloom.jobs import Runner
 from certloom.notifications import Notices, Webhooks
 from certloom.outbound.http import HTTPClient
-from certloom.secrets import DataKey
+from certloom.secrets import DataKey, load_key
 from certloom.server.data_dir import DataDir
 from certloom.server.first_run import complete_first_run
 from certloom.server.outgoing import http_client, mailer
+from certloom.server.signer import open_signing
 from certloom.settings import Origins, Settings, origins
 from certloom.signing import Signing
-from certloom.signing.service import Service
 from certloom.status.crl import CRLPublisher
 from certloom.store import configuration, open_store
 from certloom.store.base import Store
@@ -131,10 +132,11 @@ async def open_rooms(
     urls = URLs(seen.http)
     store = await open_store(data_dir.database_url, clock=clock, connections=settings.database.connections)
     linter = Linter()
+    signing: Signing | None = None
     try:
-        data_key = DataKey.load_or_create(data_dir.data_key)
+        data_key = await asyncio.to_thread(load_key, settings.secrets, data_dir.data_key)
         credentials = Credentials(data_key, clock)
-        signing = Service(DataKey.load_or_create(data_dir.signer_key), clock)
+        signing = await open_signing(settings, data_dir, clock, serve=serve)
         await complete_first_run(store, clock, data_key, signing, credentials, urls)
         await hand_over_keys(store, data_key, signing)
         http = http_client(settings)
@@ -159,8 +161,8 @@ async def open_rooms(
             data_key=data_key,
             signing=signing,
             linter=linter,
-            authorities=authorities,
             ct_logs=ct_logs,
+            authorities=authorities,
             books=books,
             credentials=credentials,
             runner=runner,
@@ -179,6 +181,8 @@ async def open_rooms(
         )
         await rooms.refresh()
     except BaseException:
+        if signing is not None:
+            await signing.close()
         await store.close()
         raise
     return rooms

@@ -5,6 +5,7 @@
 """
 
 from certloom.signing.base import (
+    LOST,
     KeyStatus,
     MadeKey,
     Purpose,
@@ -16,6 +17,7 @@ from certloom.signing.base import (
 )
 
 __all__ = [
+    "LOST",
     "KeyStatus",
     "MadeKey",
     "Purpose",

@@ -40,7 +40,11 @@ class SigningRefused(SigningError):
 
 class SigningUnavailable(SigningError):
     """For now: ``signer-unreachable``, ``token-unavailable``, ``token-locked`` (its PIN is wrong and is
-    not tried again until somebody has looked), ``signer-rate``."""
+    not tried again until somebody has looked), ``signer-rate``, ``signer-lost``."""
+
+
+LOST = "signer-lost"
+"""The code where the signer went away with a request in hand: it may have been signed, and nobody has it."""
 
 
 class MadeKey(msgspec.Struct, frozen=True):

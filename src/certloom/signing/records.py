@@ -19,6 +19,8 @@ class KeyRecord(msgspec.Struct, frozen=True):
     """DER SubjectPublicKeyInfo."""
     created: int
     """Unix seconds."""
+    born: bool = False
+    """Whether it was made here, and so never was anywhere else."""
     pkcs8: bytes = b""
     """The private key as an unencrypted PrivateKeyInfo."""
     token: str = ""
@@ -50,9 +52,11 @@ def unseal(key: DataKey, id: str, sealed: bytes) -> KeyRecord:
         raise SigningRefused("unknown-key", f"the record of key {id} does not open: {error}") from None
 
 
-def of_software(purpose: Purpose, authority: str, private_key: PrivateKey, now: int) -> KeyRecord:
+def of_software(
+    purpose: Purpose, authority: str, private_key: PrivateKey, now: int, *, born: bool
+) -> KeyRecord:
     """The record of a key that is no token's."""
-    return KeyRecord(purpose, authority, spki_of(private_key), now, pkcs8=private_to_der(private_key))
+    return KeyRecord(purpose, authority, spki_of(private_key), now, born, pkcs8=private_to_der(private_key))
 
 
 def private_key(record: KeyRecord) -> PrivateKey:

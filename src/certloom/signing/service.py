@@ -37,8 +37,8 @@ class Limits(Protocol):
     """What a signer does not do although it is asked. All raise ``SigningRefused`` or
     ``SigningUnavailable``."""
 
-    def key(self, purpose: Purpose, authority: str, algorithm: str, token: str | None) -> None:
-        """Before a key is made or taken in."""
+    def attach(self, purpose: Purpose, authority: str) -> None:
+        """Before a key that is in a token already is used for an authority."""
         ...
 
     def certificate(self, record: KeyRecord, template: CertificateTemplate) -> None:
@@ -79,7 +79,7 @@ class Tokens(Protocol):
 class _Unlimited:
     """Where there is no limits file."""
 
-    def key(self, purpose: Purpose, authority: str, algorithm: str, token: str | None) -> None:
+    def attach(self, purpose: Purpose, authority: str) -> None:
         """Everything is allowed."""
 
     def certificate(self, record: KeyRecord, template: CertificateTemplate) -> None:
@@ -132,32 +132,29 @@ class Service:
     async def generate(
         self, id: str, purpose: Purpose, authority: str, algorithm: str, token: str | None = None
     ) -> MadeKey:
-        self._limits.key(purpose, authority, algorithm, token)
         now = self._clock.now()
         if token is not None:
             spki, uri = await self._token().generate(token, algorithm, id, purpose)
-            return self._made(id, KeyRecord(purpose, authority, spki, now, token=uri))
+            return self._made(id, KeyRecord(purpose, authority, spki, now, born=True, token=uri))
         try:
             private_key = await asyncio.to_thread(generate, algorithm)
-            return self._made(id, records.of_software(purpose, authority, private_key, now))
+            return self._made(id, records.of_software(purpose, authority, private_key, now, born=True))
         except (ValueError, TypeError) as error:
             raise SigningRefused("bad-request", str(error)) from None
 
     async def adopt(self, id: str, purpose: Purpose, authority: str, pkcs8: bytes) -> MadeKey:
         try:
             private_key = private_from_der(pkcs8)
-            record = records.of_software(purpose, authority, private_key, self._clock.now())
-            self._limits.key(purpose, authority, record.algorithm, None)
-            return self._made(id, record)
+            now = self._clock.now()
+            return self._made(id, records.of_software(purpose, authority, private_key, now, born=False))
         except KeyRejected as error:
             raise SigningRefused("bad-request", str(error)) from None
 
     async def attach(self, id: str, purpose: Purpose, authority: str, token: str) -> MadeKey:
+        self._limits.attach(purpose, authority)
         spki, uri = await self._token().find(token)
         try:
-            record = KeyRecord(purpose, authority, spki, self._clock.now(), token=uri)
-            self._limits.key(purpose, authority, record.algorithm, token)
-            return self._made(id, record)
+            return self._made(id, KeyRecord(purpose, authority, spki, self._clock.now(), token=uri))
         except KeyRejected as error:
             raise SigningRefused("bad-request", str(error)) from None
 
@@ -173,9 +170,9 @@ class Service:
         self._keys[id] = key
         return MadeKey(record.spki, sealed)
 
-    def knows(self, id: str) -> bool:
-        """Whether this key's record is here."""
-        return id in self._sealed
+    def record(self, id: str) -> KeyRecord:
+        """What is known of a key."""
+        return self._key(id, "ca", "ocsp", "ra").record
 
     def _key(self, id: str, *purposes: Purpose) -> _Key:
         key = self._keys.get(id)
@@ -199,9 +196,26 @@ class Service:
 
     async def certificate(self, key_id: str, issuer: bytes, template: CertificateTemplate) -> bytes:
         key = self._key(key_id, "ca")
+        if key.quick:
+            return self._certificate_now(key, issuer, template)
         facts = _issuer(key, issuer)
         self._limits.certificate(key.record, template)
         return await self._signed(key, lambda: tbs_certificate(template, facts))
+
+    def certificate_at_once(self, key_id: str, issuer: bytes, template: CertificateTemplate) -> bytes | None:
+        """The same without waiting, or None where the key's signatures take long."""
+        key = self._key(key_id, "ca")
+        return self._certificate_now(key, issuer, template) if key.quick else None
+
+    def _certificate_now(self, key: _Key, issuer: bytes, template: CertificateTemplate) -> bytes:
+        facts = _issuer(key, issuer)
+        self._limits.certificate(key.record, template)
+        try:
+            tbs = tbs_certificate(template, facts)
+        except TemplateError as error:
+            raise SigningRefused("bad-request", str(error)) from None
+        assert key.private is not None
+        return signatures.assemble(key.private, tbs)
 
     async def ca_certificate(self, key_id: str, issuer: bytes | None, template: CATemplate) -> bytes:
         key = self._key(key_id, "ca")
