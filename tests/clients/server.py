@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
+import os
+import signal
 import socket
 import ssl
 import subprocess
@@ -145,6 +148,21 @@ class Certloom:
         """SIGKILL."""
         assert self.program is not None
         self.program.kill()
+
+    def signer_pid(self) -> int | None:
+        """The process id of the signer that it has started, while one runs."""
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        for child in children:
+            if b"certloom.signing.process" in Path(f"/proc/{child}/cmdline").read_bytes():
+                return int(child)
+        return None
+
+    def kill_signer(self) -> None:
+        """SIGKILL, if it runs just now."""
+        pid = self.signer_pid()
+        if pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     def __enter__(self) -> Certloom:
         return self.start()

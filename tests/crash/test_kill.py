@@ -1,4 +1,5 @@
-"""kill -9, twenty times under load: nothing issued is lost, no serial is used twice, nothing stays stuck."""
+"""kill -9, twenty times under load, of server, signer or both: nothing issued is lost, no serial is used
+twice, nothing stays stuck."""
 
 from __future__ import annotations
 
@@ -20,6 +21,8 @@ from tests.crash.load import Load, serials
 
 KILLS = 20
 WORKERS = 8
+SERVER, SIGNER = 0, 1
+"""Victims by turns; 2 is both."""
 
 
 async def _kill_under_load(server: Certloom, lab: Lab) -> Load:
@@ -34,7 +37,7 @@ async def _kill_under_load(server: Certloom, lab: Lab) -> Load:
 async def _kills(server: Certloom, load: Load) -> Load:
     working = asyncio.create_task(load.run())
     chance = random.Random(20)
-    for _ in range(KILLS):
+    for turn in range(KILLS):
         got = len(load.received)
         # On PostgreSQL a killed process's jobs are taken over when their leases end, after 30 s.
         deadline = time.monotonic() + 75
@@ -45,8 +48,12 @@ async def _kills(server: Certloom, load: Load) -> Load:
         await asyncio.sleep(chance.uniform(0, 0.4))
         if working.done():
             break
-        server.kill()
-        await asyncio.to_thread(server.start)
+        victim = turn % 3
+        if victim != SERVER:
+            server.kill_signer()
+        if victim != SIGNER:
+            server.kill()
+            await asyncio.to_thread(server.start)
     load.stop()
     await working
     return load
@@ -71,9 +78,9 @@ def test_what_clients_received_is_in_the_inventory_after_twenty_kills(
         # One more life in peace: jobs that were running under a killed process come back.
         time.sleep(2)
         server.cli("audit", "verify")
-    assert server.starts == KILLS + 1
+    assert server.starts == 1 + sum(turn % 3 != SIGNER for turn in range(KILLS))
     assert len(load.received) >= 5 * KILLS
-    assert load.interrupted >= KILLS, "the kills did not interrupt anybody"
+    assert load.interrupted >= KILLS // 2, "the kills did not interrupt anybody"
 
     inventory = {
         bytes(der): bytes(serial) for der, serial in _rows(server, "SELECT der, serial FROM certificates")

@@ -1,8 +1,8 @@
 """Whether this process is alive, and whether clients should be sent to it.
 
-*Live* is who answers at all. *Ready* is who can do its work: the store takes writes, the clock is not behind
-what was already recorded. What is worth an alert but would not get better by sending clients elsewhere (CRLs
-out of date, a linter that fails) is reported and leaves it ready.
+*Live* is who answers at all. *Ready* is who can do its work: the store takes writes, the signer answers, the
+clock is not behind what was already recorded. What is worth an alert but would not get better by sending
+clients elsewhere (CRLs out of date, a linter that fails) is reported and leaves it ready.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ import structlog
 from certloom import __version__
 from certloom.server.metrics import Metrics
 from certloom.server.rooms import Rooms
+from certloom.signing import SigningError
 from certloom.store import configuration
 
 _KEEP_SECONDS = 5.0
 """Whoever asks more often gets the same answer: asking must cost nothing."""
 _STORE_SECONDS = 5.0
+_SIGNER_SECONDS = 3.0
 _BEHIND_SECONDS = 300
 
 _log = structlog.get_logger("certloom.health")
@@ -70,7 +72,9 @@ class Doctor:
     async def _look(self) -> None:
         try:
             store = await self._store()
-            self._checks = (store, *(await self._standing(store.ok)), self._linter(), *self._ct_logs())
+            signer = await self._signer()
+            standing = await self._standing(store.ok)
+            self._checks = (store, signer, *standing, self._linter(), *self._ct_logs())
         finally:
             self._looked_at = asyncio.get_running_loop().time()
             self._looking = None
@@ -88,6 +92,18 @@ class Doctor:
             _log.warning("health.store", error=str(error))
             return Check("store", False, True, "the store cannot be used")
         return Check("store", True, True)
+
+    async def _signer(self) -> Check:
+        """Whether it answers, and all of its keys can be used."""
+        try:
+            async with asyncio.timeout(_SIGNER_SECONDS):
+                status = await self._rooms.signing.status()
+        except TimeoutError:
+            return Check("signer", False, True, "the signer does not answer")
+        except SigningError as error:
+            return Check("signer", False, True, str(error))
+        troubled = sorted({f"{key.authority}: {key.trouble}" for key in status.keys if key.trouble})
+        return Check("signer", not troubled, False, "; ".join(troubled))
 
     async def _standing(self, store_is_good: bool) -> tuple[Check, ...]:
         seen = await self._metrics.standing() if store_is_good else None

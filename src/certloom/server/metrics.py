@@ -29,6 +29,7 @@ from certloom import __version__
 from certloom.server.connections import Connections
 from certloom.server.meters import CLASSES, SECONDS, Meters
 from certloom.server.rooms import Rooms
+from certloom.signing import SigningError, SigningStatus
 from certloom.store import standing
 from certloom.store.base import StoreError
 from certloom.store.standing import HORIZONS, Standing
@@ -93,6 +94,7 @@ class Metrics:
         self._rooms = rooms
         self._connections = connections
         self._standing: Standing | None = None
+        self._signer: SigningStatus | None = None
         self._read_at = -1e9
         self._pause = float(_REFRESH_SECONDS)
         self._reading: asyncio.Task[None] | None = None
@@ -109,8 +111,16 @@ class Metrics:
     async def render(self, accept: str = "") -> tuple[bytes, str]:
         """The exposition and its content type: OpenMetrics where that is wanted, else the text format."""
         await self.standing()
+        self._signer = await self._look_at_signer()
         encode, content_type = choose_encoder(accept)
         return encode(self._registry), content_type
+
+    async def _look_at_signer(self) -> SigningStatus | None:
+        try:
+            async with asyncio.timeout(_WAIT_SECONDS):
+                return await self._rooms.signing.status()
+        except (TimeoutError, SigningError):
+            return None
 
     async def standing(self) -> Standing | None:
         """How things stood in the database lately; None while that cannot be found out."""
@@ -150,6 +160,13 @@ class Metrics:
         commits = HistogramMetricFamily("certloom_store_commit_seconds", "How long commits took.")
         commits.add_metric([], _buckets(COMMIT_SECONDS, counts), total)
         yield commits
+        signer = self._signer
+        yield _gauge("certloom_signer_up", "Whether the signer answers.", signer is not None)
+        if signer is not None:
+            apart = "Whether the server could not read the signer's keys."
+            yield _gauge("certloom_signer_isolated", apart, signer.isolated)
+            unusable = sum(bool(key.trouble) for key in signer.keys)
+            yield _gauge("certloom_signer_keys_unusable", "Keys that cannot be used just now.", unusable)
         yield _gauge("certloom_store_queue_units", "Units of work that wait for the store.", store.waiting)
         logged = CounterMetricFamily(
             "certloom_ct_submissions",

@@ -194,6 +194,10 @@ class Client:
     async def _connect(self) -> _Connection:
         loop = asyncio.get_running_loop()
         until = loop.time() + self._patience
+        if self._connection is not None:
+            # A process that is killed lets go of its connections before it lets go of its socket: whoever
+            # connects again at once may be taken on by the dead.
+            await asyncio.sleep(_PAUSES[1])
         pauses = iter(_PAUSES)
         pause = 0.0
         while True:
