@@ -32,6 +32,7 @@ from bench.fill import fill
 STARTERS: dict[str, Callable[[Path], servers.Server]] = {
     "certloom-sqlite": servers.start_certloom,
     "certloom-postgresql": lambda folder: servers.start_certloom(folder, "postgresql"),
+    "certloom-in-process": lambda folder: servers.start_certloom(folder, signer="in-process"),
     "caddy": servers.start_caddy,
     "pebble": servers.start_pebble,
 }

@@ -187,7 +187,7 @@ def start_pebble(folder: Path) -> Server:
     )
 
 
-def start_certloom(folder: Path, database: str = "sqlite") -> Server:
+def start_certloom(folder: Path, database: str = "sqlite", signer: str = "spawned") -> Server:
     """Certloom with what it ships: default channel, default profile, its own CA."""
     folder.mkdir(parents=True)
     port, http_port = 8543, 8580
@@ -205,6 +205,7 @@ def start_certloom(folder: Path, database: str = "sqlite") -> Server:
                 "public_http_url": f"http://{ADDRESS}:{http_port}",
                 "listen": {"https": f"{ADDRESS}:{port}", "http": f"{ADDRESS}:{http_port}"},
                 "database": {"url": url},
+                "signer": {"mode": signer},
                 "validation": {
                     "http_port": HTTP_PORT,
                     "resolvers": [f"{DNS_ADDRESS}:{dns_port()}"],
@@ -214,7 +215,7 @@ def start_certloom(folder: Path, database: str = "sqlite") -> Server:
         )
     )
     return Server(
-        name=f"certloom-{database}",
+        name=f"certloom-{database}" if signer == "spawned" else f"certloom-{signer}",
         directory=f"https://{ADDRESS}:{port}/acme/default/directory",
         tls_ca=folder / "data" / "root.pem",
         launch=lambda: _launch("certloom", [COMMAND, "serve", "-c", folder / "certloom.toml"], folder, port),
