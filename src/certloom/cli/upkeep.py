@@ -56,7 +56,7 @@ def put_back(
 
     from certloom.audit import Origin
     from certloom.clock import SystemClock
-    from certloom.server import logs
+    from certloom import logs
     from certloom.server.admin import actor
     from certloom.server.restore import RestoreError
     from certloom.server.restore import restore as run
