@@ -15,10 +15,10 @@ import aiohttp
 import pytest
 import structlog
 
+from certloom import logs
 from certloom.audit import Checkpoint, verify_export
 from certloom.audit.checkpoints import load_public
 from certloom.clock import SystemClock
-from certloom.server import logs
 from certloom.server.app import Application, build
 from certloom.settings import Settings
 from certloom.settings.schema import Listen, Logging

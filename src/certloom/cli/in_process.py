@@ -14,11 +14,11 @@ from contextlib import suppress
 from typing import Any
 from urllib.parse import unquote
 
+from certloom import logs
 from certloom.api.app import API
 from certloom.cli.carriers import Reply, Unreachable
 from certloom.clock import SystemClock
 from certloom.secrets import SecretError
-from certloom.server import logs
 from certloom.server.admin import local_operator
 from certloom.server.data_dir import DataDirError
 from certloom.server.rooms import Rooms, open_rooms

@@ -83,9 +83,9 @@ def run_server(config: Config = None) -> None:
     import structlog
     import uvloop
 
+    from certloom import logs
     from certloom.clock import SystemClock
     from certloom.secrets import SecretError
-    from certloom.server import logs
     from certloom.server.app import build, raise_file_limit
     from certloom.server.data_dir import DataDirError
     from certloom.server.first_run import take_welcome, told

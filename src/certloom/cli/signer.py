@@ -43,8 +43,8 @@ def run_signer(config: Config = None) -> None:
     import msgspec
     import uvloop
 
+    from certloom import logs
     from certloom.clock import SystemClock
-    from certloom.server import logs
     from certloom.server.data_dir import DataDir
     from certloom.server.signer import task, user_id
     from certloom.signing.process import SignerError, run

@@ -16,8 +16,8 @@ from typing import Any, Protocol
 
 import structlog
 
+from certloom.logs import request_id
 from certloom.server.connections import Listener
-from certloom.server.logs import request_id
 
 Headers = Sequence[tuple[bytes, bytes]]
 

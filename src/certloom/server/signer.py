@@ -47,6 +47,7 @@ def task(settings: Settings, data_dir: DataDir, *, server_user: int, mode: int =
         socket_mode=mode,
         server_users=(server_user,),
         secrets=settings.signer.secrets,
+        logging=settings.logging,
     )
 
 

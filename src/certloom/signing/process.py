@@ -23,9 +23,11 @@ import msgspec
 import structlog
 import uvloop
 
+from certloom import logs
 from certloom.clock import Clock, SystemClock
 from certloom.secrets import SecretError, load_key
 from certloom.settings.key_sources import Secrets
+from certloom.settings.schema import Logging
 from certloom.signing import messages
 from certloom.signing.base import MadeKey, SigningRefused, SigningStatus, SigningUnavailable
 from certloom.signing.limits import FileLimits, Limit, LimitsError, LimitsFile, render
@@ -51,6 +53,7 @@ class SignerTask(msgspec.Struct, frozen=True, kw_only=True):
     server_users: tuple[int, ...]
     """User ids that may ask, beside its own and root."""
     secrets: Secrets = Secrets()
+    logging: Logging = Logging()
 
 
 class SignerError(Exception):
@@ -288,6 +291,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: the server stops in its own time, then this
     line = sys.stdin.buffer.readline()
     task = msgspec.json.decode(line, type=SignerTask)
+    logs.configure(task.logging)
 
     def ready() -> None:
         os.write(1, _READY)
