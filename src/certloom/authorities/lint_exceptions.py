@@ -3,7 +3,7 @@
 The linter (pkilint's PKIX linter) judges by RFC 5280, but checks host names and URIs with general-purpose
 validators made for the public web. Every exception says exactly which value it is about: a finding with the
 same code about anything else stands. The list governs lint before signing, and the tests that lint what was
-issued. By the CA/Browser Forum's rules, which are the public web's, none of them holds.
+issued. By the CA/Browser Forum's rules, which are the public web's, none of those holds, but one of its own.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ class LintException(msgspec.Struct, frozen=True):
     codes: tuple[str, ...]
     reason: str
     applies: Callable[[Finding], bool]
+    subjects: frozenset[Subject] = frozenset((Subject.CERTIFICATE, Subject.CRL, Subject.OCSP))
 
 
 _LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
@@ -92,6 +93,10 @@ def _unknown_scheme(finding: Finding) -> bool:
     return _URI.match(finding.value) is not None and finding.value.partition(":")[0] not in _LINTER_SCHEMES
 
 
+def _always(finding: Finding) -> bool:
+    return True
+
+
 _HOST_CODES = (
     "pkix.invalid_domain_name_syntax",
     "pkix.invalid_uri_syntax",
@@ -127,17 +132,20 @@ EXCEPTIONS: tuple[LintException, ...] = (
         "URLs and knows nine schemes; what follows another scheme is checked here against RFC 3986.",
         _unknown_scheme,
     ),
+    LintException(
+        "subscriber-key-identifier",
+        ("cabf.serverauth.subscriber.subject_key_identifier_extension_present",),
+        "RFC 5280 section 4.2.1.2 recommends a subjectKeyIdentifier in end entities' certificates, the TLS "
+        "Baseline Requirements section 7.1.2.7.6 recommend that there is none; both leave it free. It stays.",
+        _always,
+        frozenset((Subject.CERTIFICATE_CABF_TLS,)),
+    ),
 )
-
-
-_LENIENT = frozenset((Subject.CERTIFICATE, Subject.CRL, Subject.OCSP))
 
 
 def exception_for(finding: Finding, subject: Subject = Subject.CERTIFICATE) -> LintException | None:
     """The exception under which this finding about such a document does not count."""
-    if subject not in _LENIENT:
-        return None
     for exception in EXCEPTIONS:
-        if finding.code in exception.codes and exception.applies(finding):
+        if finding.code in exception.codes and subject in exception.subjects and exception.applies(finding):
             return exception
     return None

@@ -6,6 +6,7 @@ from certloom.pki import der, extensions, names, signatures
 from certloom.pki.certificates import (
     TemplateError,
     access_extension,
+    authority_key_identifier,
     distribution_point_extension,
     freshest_crl_extension,
     key_identifier,
@@ -99,11 +100,13 @@ def tbs_ca_certificate(template: CATemplate, issuer: IssuerFacts | None, algorit
     try:
         subject = names.encode(template.subject)
         constraints = der.sequence(der.TRUE, b"" if length is None else der.integer(length))
-        own_identifier = der.octet_string(key_identifier(template.spki))
+        own = template.key_identifier or key_identifier(template.spki)
         usage = extensions.encode_key_usage(template.key_usage)
         written = [
-            b"" if issuer is None else issuer.authority_key_identifier,
-            extensions.encode(extensions.SUBJECT_KEY_IDENTIFIER, False, own_identifier),
+            # A self-signed one may leave it out (RFC 5280 section 4.2.1.1); the TLS Baseline Requirements
+            # want it there (section 7.1.2.1.3).
+            authority_key_identifier(own) if issuer is None else issuer.authority_key_identifier,
+            extensions.encode(extensions.SUBJECT_KEY_IDENTIFIER, False, der.octet_string(own)),
             extensions.encode(extensions.KEY_USAGE, True, usage),
             extensions.encode(extensions.BASIC_CONSTRAINTS, True, constraints),
             b"" if crl_url is None else distribution_point_extension(crl_url),

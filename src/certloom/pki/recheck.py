@@ -45,7 +45,7 @@ def recheck_ca(der: bytes, template: CATemplate, issuer: IssuerFacts | None) -> 
     try:
         certificate = x509.load_der_x509_certificate(der)
         signer = _signer(der if issuer is None else issuer.certificate)
-        expected = _expected_of_ca(template, None if issuer is None else signer, certificate)
+        expected = _expected_of_ca(template, signer, certificate)
         return _differences(certificate, der, template, signer, expected)
     except Exception as error:  # whatever a parser finds wrong with it is a difference
         return [f"the certificate cannot be read: {type(error).__name__}: {error}"]
@@ -174,14 +174,15 @@ def _expected_of(template: CertificateTemplate, signer: _Signer, certificate: x5
     return expected
 
 
-def _expected_of_ca(template: CATemplate, signer: _Signer | None, certificate: x509.Certificate) -> _Expected:
+def _expected_of_ca(template: CATemplate, signer: _Signer, certificate: x509.Certificate) -> _Expected:
     expected: _Expected = {
         _CONSTRAINTS: (True, x509.BasicConstraints(ca=True, path_length=template.path_length)),
         _KEY_USAGE: (True, _key_usage(template.key_usage)),
         _SKI: (False, _key_identifier(certificate.public_key())),
+        _AKI: (False, signer.authority),
     }
-    if signer is not None:
-        expected[_AKI] = (False, signer.authority)
+    if template.key_identifier is not None:
+        expected[_SKI] = (False, x509.SubjectKeyIdentifier(template.key_identifier))
     _add_urls(expected, template.crl_url, template.issuer_url, template.ocsp_url, template.delta_url)
     for extension in template.extensions:
         expected[extension.oid] = (extension.critical, extension.value)

@@ -57,6 +57,8 @@ class CATemplate(msgspec.Struct, frozen=True):
     ocsp_url: str | None = None
     delta_url: str | None = None
     """Where the delta CRLs to ``crl_url`` are (freshest CRL, RFC 5280 section 4.2.1.15)."""
+    key_identifier: bytes | None = None
+    """The subjectKeyIdentifier that other certificates of this CA have; None: derived from the key."""
 
 
 class IssuerFacts(msgspec.Struct, frozen=True):
