@@ -327,8 +327,10 @@ def test_a_root_is_what_rfc_5280_calls_self_signed() -> None:
     usage = root.extensions.get_extension_for_class(x509.KeyUsage).value
     assert usage.key_cert_sign
     assert usage.crl_sign
-    with pytest.raises(x509.ExtensionNotFound):
-        root.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier)
+    own = root.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
+    assert root.extensions.get_extension_for_class(
+        x509.AuthorityKeyIdentifier
+    ).value == x509.AuthorityKeyIdentifier(own, None, None)
 
 
 def test_an_issuing_ca_is_below_its_root() -> None:

@@ -380,8 +380,8 @@ def private_to_der(key: LeafPrivateKey) -> bytes:
 def private_from_der(data: bytes) -> PrivateKey:
     """The key in an unencrypted PKCS#8 PrivateKeyInfo, if it can sign.
 
-    Raises ``KeyRejected``, which tells nothing of it; also for an ML-DSA key whose seed and expanded form are
-    both there and differ (RFC 9881 section 6).
+    Raises ``KeyRejected``, which tells nothing of it. An ML-DSA key is taken as its seed alone (RFC 9881
+    section 6): nobody then has to ask whether an expanded key beside it is the same one.
     """
     key = leaf_private_from_der(data)
     if isinstance(key, mlkem.MLKEM768PrivateKey | mlkem.MLKEM1024PrivateKey):
@@ -394,7 +394,7 @@ def leaf_private_from_der(data: bytes) -> LeafPrivateKey:
     try:
         key = load_der_private_key(data, None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
-        raise KeyRejected("bad-private-key", "not an unencrypted PKCS#8 private key") from None
+        raise KeyRejected("bad-private-key", _why_not_private(data)) from None
     if isinstance(
         key,
         rsa.RSAPrivateKey
@@ -410,3 +410,24 @@ def leaf_private_from_der(data: bytes) -> LeafPrivateKey:
         facts_of(spki_of(key))  # the same algorithms and curves as for public keys
         return key
     raise KeyRejected("unsupported-key", f"private keys of type {type(key).__name__} are not supported")
+
+
+def _why_not_private(data: bytes) -> str:
+    try:
+        info = der.whole(data)
+        info.integer()
+        oid = info.enter().oid()
+    except der.DERError:
+        oid = ""
+    if (algorithm := _SEEDED.get(oid)) is not None:
+        return (
+            f"an {algorithm} private key is taken as its seed alone: "
+            f"openssl pkey -provparam {algorithm}.output_formats=seed-only"
+        )
+    return "not an unencrypted PKCS#8 private key"
+
+
+_SEEDED = {
+    **{f"2.16.840.1.101.3.4.3.{arc}": "ml-dsa" for arc in (17, 18, 19)},
+    **{f"2.16.840.1.101.3.4.4.{arc}": "ml-kem" for arc in (1, 2, 3)},
+}
