@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,12 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from certloom.clock import ManualClock
 from certloom.identity.principals import local
+from certloom.policy.expressions import compile_condition
+from certloom.policy.expressions.trial import Limits, try_out
+from certloom.policy.rules import MOST_STEPS_TOGETHER, encode_rule, parse_rule
 from certloom.store import rules as statements
+from certloom.store.base import Tx
+from certloom.store.rules import StoredRule
 from tests.api.test_requests_and_approvals import pem, serving
 from tests.conftest import run
 from tests.enrollment.people import person
@@ -159,6 +167,114 @@ def test_rules_are_declared_beside_profiles(database_url: str, tmp_path: Path, c
             problem = shown(await client(ROOT, "POST", "/declarations", bad), 422)
             assert "`$.rules[1].when`" in problem["detail"]
             assert client.rooms.books.rules
+
+    run(story())
+
+
+HEAVY = "request.dns.exists(n, " + " || ".join(f"under(n, 'd{i}.example.com')" for i in range(12)) + ")"
+
+
+def heavy(i: int, **more: Any) -> dict[str, Any]:
+    """A rule that takes nearly as much as one may."""
+    return {"when": f"{HEAVY} && now != {i}", "effect": "warn", "message": "heavy", **more}
+
+
+def test_what_all_rules_take_together_is_bounded(
+    database_url: str, tmp_path: Path, clock: ManualClock
+) -> None:
+    async def story() -> None:
+        async with serving(database_url, tmp_path, clock) as client:
+            steps = compile_condition(heavy(0)["when"]).checked.steps
+            fit = MOST_STEPS_TOGETHER // steps
+            assert fit < 10
+
+            async def put(name: str, rule: dict[str, Any], **headers: str) -> Any:
+                return await client(ROOT, "PUT", f"/rules/{name}", rule, **headers)
+
+            # At the same instant as one after the other.
+            replies = await asyncio.gather(*(put(f"h{i}", heavy(i)) for i in range(fit + 2)))
+            assert sorted(reply.status for reply in replies) == [201] * fit + [409] * 2
+            problem = shown(await put("more", heavy(99)), 409)
+            assert f"would take {steps * (fit + 1)} steps, of at most 1000000" in problem["detail"]
+            assert f"h0 ({steps})" in problem["detail"] or f"h2 ({steps})" in problem["detail"]
+            # What is not asked takes nothing, until it is.
+            off = await put("more", heavy(99, enabled=False))
+            assert shown(off, 201)
+            on = await put("more", heavy(99), if_match=etag_of(off))
+            assert on.status == 409
+            # In a declaration too: all of it or nothing, judged as a whole.
+            taken = [{"name": f"h{i}", **heavy(i)} for i, r in enumerate(replies) if r.status == 201]
+            another = {"name": "another", **heavy(100)}
+
+            async def declare(*rules: dict[str, Any]) -> Any:
+                return await client(ROOT, "POST", "/declarations", {"document": {"rules": rules}})
+
+            assert (await declare(RULE | {"name": "light"}, another)).status == 409
+            assert (await client(ROOT, "GET", "/rules/light")).status == 404
+            assert (await declare(another, taken[0] | {"enabled": False})).status == 200
+            # Rules about different profiles are never asked together.
+            split = [taken[0] | {"profiles": ["free"]}, *(r | {"profiles": ["asked"]} for r in taken[2:])]
+            assert (await declare(*split)).status == 200
+            last = {"name": "last", **heavy(300, profiles=["asked", "free"])}
+            problem = shown(await declare(last), 409)
+            assert "together for the profile 'asked' would" in problem["detail"]
+            assert (await declare(last | {"profiles": ["free"]})).status == 200
+
+    run(story())
+
+
+def test_what_is_over_the_bounds_already_can_be_made_less(
+    database_url: str, tmp_path: Path, clock: ManualClock
+) -> None:
+    """An earlier version may have allowed more."""
+
+    async def story() -> None:
+        async with serving(database_url, tmp_path, clock) as client:
+            fit = MOST_STEPS_TOGETHER // compile_condition(heavy(0)["when"]).checked.steps
+
+            def unit(tx: Tx) -> None:
+                for i in range(fit + 3):
+                    body = encode_rule(parse_rule({"name": f"h{i}", **heavy(i)}))
+                    statements.add(tx, StoredRule(f"h{i}", 1, body, 0, "local:root"))
+
+            await client.rooms.store.write(unit)
+            off = heavy(0, enabled=False)
+            assert (await client(ROOT, "PUT", "/rules/h0", off, if_match="*")).status == 200
+            same = await client(ROOT, "PUT", "/rules/h1", heavy(1), if_match="*")
+            assert shown(same)["version"] == 1
+            assert (await client(ROOT, "PUT", "/rules/light", RULE)).status == 409
+            assert (await client(ROOT, "DELETE", "/rules/h2", if_match="*")).status == 204
+
+    run(story())
+
+
+def test_there_are_only_so_many_rules(tmp_path: Path, clock: ManualClock) -> None:
+    async def story() -> None:
+        async with serving(f"sqlite:///{tmp_path}/certloom.db", tmp_path, clock) as client:
+            light = {"when": "request.wildcard", "effect": "warn", "message": "no", "enabled": False}
+            many = {"document": {"rules": [{"name": f"r{i}", **light} for i in range(200)]}}
+            assert (await client(ROOT, "POST", "/declarations", many)).status == 200
+            problem = shown(await client(ROOT, "PUT", "/rules/last", light), 409)
+            assert problem["detail"] == "there would be 201 rules, of at most 200"
+
+    run(story())
+
+
+@pytest.mark.parametrize("worker", ["import os; os._exit(1)", "while True: pass", "print('hello')"])
+def test_a_trial_that_cannot_be_held_saves_nothing_and_blames_no_rule(
+    worker: str, tmp_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(sources: Sequence[str]) -> None:
+        await try_out(sources, Limits(start=0.5), (sys.executable, "-S", "-c", worker))
+
+    async def story() -> None:
+        async with serving(f"sqlite:///{tmp_path}/certloom.db", tmp_path, clock) as client:
+            monkeypatch.setattr("certloom.api.rules.try_out", broken)
+            reply = await client(ROOT, "PUT", "/rules/ok", RULE)
+            problem = shown(reply, 503)
+            assert "the process that tries conditions out" in problem["detail"]
+            assert reply.headers["retry-after"] == "10"
+            assert await client.rooms.store.read(statements.current) == []
 
     run(story())
 

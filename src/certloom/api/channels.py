@@ -96,7 +96,8 @@ async def put(call: Call[ChannelPath, None, Channel]) -> Answer:
         raise edits.invalid(f"this is the channel {path.name!r}", "$.name")
 
     def unit(tx: Tx) -> Answer:
-        body = configuration.channel(tx, path.protocol, path.name, lock=True)
+        configuration.edit(tx)
+        body = configuration.channel(tx, path.protocol, path.name)
         call.require_match(None if body is None else etag(body))
         edits.check_channel(channel, configuration.profile_names(tx))
         change = edits.put_channel(tx, services, channel, call.origin)
@@ -129,7 +130,8 @@ async def delete(call: Call[ChannelPath, None, None]) -> Answer:
     call.allow_shared("channel.write", channel=f"{path.protocol}/{path.name}")
 
     def unit(tx: Tx) -> None:
-        body = configuration.channel(tx, path.protocol, path.name, lock=True)
+        configuration.edit(tx)
+        body = configuration.channel(tx, path.protocol, path.name)
         if body is None:
             raise _missing(path)
         call.require_match(etag(body))

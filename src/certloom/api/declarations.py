@@ -259,6 +259,7 @@ def _put(
     by: Principal,
     origin: Origin,
 ) -> Applied:
+    configuration.edit(tx)
     changes: list[Change] = []
     secrets: list[ShownOnce] = []
     for authority in document.authorities:
@@ -266,8 +267,7 @@ def _put(
         changes.append(edits.put_authority(tx, services, authority, ca, origin))
     for profile in profiles:
         changes.append(edits.put_profile(tx, services, profile, origin)[0])
-    for rule in rules:
-        changes.append(_put_rule(tx, services, rule, origin))
+    changes += _put_rules(tx, services, rules, origin)
     for channel in document.channels:
         changes.append(edits.put_channel(tx, services, channel, origin))
     for credential in document.credentials:
@@ -277,18 +277,28 @@ def _put(
     return Applied(False, tuple(changes), tuple(secrets))
 
 
-def _put_rule(tx: Tx, services: Services, rule: Rule, origin: Origin) -> Change:
-    known = rule_statements.newest(tx, rule.name)
-    try:
+def _put_rules(tx: Tx, services: Services, rules: Sequence[Rule], origin: Origin) -> list[Change]:
+    if not rules:
+        return []
+    before, changes = rulebook.extent(tx), []
+    for rule in rules:
+        known = rule_statements.newest(tx, rule.name)
         made, new = rulebook.put(tx, services.clock, rule, origin)
-    except rulebook.TooManyRules as error:
-        raise Problem(CONFLICT, str(error)) from None
-    version = f"version {made.version}"
-    if not new:
-        return Change("rule", rule.name, "unchanged", (version,))
-    if known is None or known.removed:
-        return Change("rule", rule.name, "created", (version,))
-    return Change("rule", rule.name, "changed", (version, *edits.differences(known.body, made.body)))
+        version = f"version {made.version}"
+        if not new:
+            changes.append(Change("rule", rule.name, "unchanged", (version,)))
+        elif known is None or known.removed:
+            changes.append(Change("rule", rule.name, "created", (version,)))
+        else:
+            details = (version, *edits.differences(known.body, made.body))
+            changes.append(Change("rule", rule.name, "changed", details))
+    # What is declared counts as a whole: one rule may take less so that another may take more.
+    if any(change.change != "unchanged" for change in changes):
+        try:
+            rulebook.check_bounds(tx, before)
+        except rulebook.TooManyRules as error:
+            raise Problem(CONFLICT, str(error)) from None
+    return changes
 
 
 def _put_credential(

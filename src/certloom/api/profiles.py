@@ -179,6 +179,7 @@ async def put(call: Call[ProfilePath, None, dict[str, Any]]) -> Answer:
     profile = edits.read_profile(table)
 
     def unit(tx: Tx) -> Answer:
+        configuration.edit(tx)
         found = configuration.newest_profile(tx, name)
         call.require_match(None if found is None else etag(name, found[0]))
         edits.check_profile(profile, [row.name for row in authority_statements.every(tx)])

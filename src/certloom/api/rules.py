@@ -18,15 +18,17 @@ from certloom.pki.identifiers import Identifier, IdentifierError, parse
 from certloom.pki.names import Name as Subject
 from certloom.policy.decisions import Requester, Stage
 from certloom.policy.explain import Explanation
-from certloom.policy.expressions.trial import TrialError, try_out
+from certloom.policy.expressions.trial import TrialError, TrialUnavailable, try_out
 from certloom.policy.key_types import key_of_type
 from certloom.policy.rules import Effect, Rule, RuleError, parse_rule, stored_rule
+from certloom.store import configuration
 from certloom.store import requests as request_statements
 from certloom.store import rules as statements
 from certloom.store.base import Tx
 from certloom.store.rules import StoredRule
 
 _TAG = "rules"
+_TRIAL_SECONDS = 10
 _Text = Annotated[str, msgspec.Meta(max_length=512)]
 
 
@@ -157,15 +159,23 @@ async def show(call: Call[RulePath, None, None]) -> Answer:
     tag=_TAG,
 )
 async def put(call: Call[RulePath, None, RuleTerms]) -> Answer:
-    """Each change is a version of its own. A condition that could take too long is refused."""
+    """Each change is a version of its own.
+
+    A condition that could take too long is refused (422), and so is one with which the rules that are asked
+    together could (409).
+    """
     call.allow_shared("rule.write")
     rule = await _checked({"name": call.path.name, **msgspec.structs.asdict(call.body)})
 
     def unit(tx: Tx) -> Answer:
+        configuration.edit(tx)
         known = statements.newest(tx, rule.name)
         call.require_match(_etag(known))
+        before = rulebook.extent(tx)
+        made, changed = rulebook.put(tx, call.services.clock, rule, call.origin)
         try:
-            made, _ = rulebook.put(tx, call.services.clock, rule, call.origin)
+            if changed:
+                rulebook.check_bounds(tx, before)
         except rulebook.TooManyRules as error:
             raise Problem(problems.CONFLICT, str(error)) from None
         new = known is None or known.removed
@@ -193,6 +203,7 @@ async def remove(call: Call[RulePath, None, None]) -> Answer:
     call.allow_shared("rule.write")
 
     def unit(tx: Tx) -> None:
+        configuration.edit(tx)
         known = _found(statements.newest(tx, call.path.name))
         call.require_match(_etag(known))
         rulebook.remove(tx, call.services.clock, known, call.origin)
@@ -284,7 +295,7 @@ async def checked_all(tables: Sequence[dict[str, Any]], path: str) -> list[Rule]
         if rules[-1].name in {rule.name for rule in rules[:-1]}:
             raise Problem(problems.INVALID, f"a rule of that name is here twice - at `{path}[{i}].name`")
     try:
-        await try_out([rule.when for rule in rules])
+        await _try_out([rule.when for rule in rules])
     except TrialError as error:
         raise Problem(problems.INVALID, f"{error} - at `{path}[{error.index}].when`") from None
     return rules
@@ -293,10 +304,17 @@ async def checked_all(tables: Sequence[dict[str, Any]], path: str) -> list[Rule]
 async def _checked(table: dict[str, Any]) -> Rule:
     rule = _read(table, "$")
     try:
-        await try_out([rule.when])
+        await _try_out([rule.when])
     except TrialError as error:
         raise Problem(problems.INVALID, f"{error} - at `$.when`") from None
     return rule
+
+
+async def _try_out(conditions: Sequence[str]) -> None:
+    try:
+        await try_out(conditions)
+    except TrialUnavailable as error:
+        raise Problem(problems.UNAVAILABLE, str(error), retry_after=_TRIAL_SECONDS) from error
 
 
 def _read(table: dict[str, Any], path: str) -> Rule:

@@ -16,10 +16,12 @@ import msgspec
 from certloom.policy.decisions import ApprovalTerms, Reason, Stage, Verdict
 from certloom.policy.durations import parse_duration
 from certloom.policy.expressions import Condition, EvaluationError, ExpressionError, compile_condition
-from certloom.policy.expressions.checking import check
+from certloom.policy.expressions.checking import MOST_STEPS, check
 from certloom.policy.expressions.condition import context
 from certloom.policy.rule_facts import OF_THE_KEY, Moment, collect
 
+MOST_STEPS_TOGETHER = 5 * MOST_STEPS
+"""What all rules that are asked about one request may cost at worst; about a quarter of a second."""
 _LONGEST_TIME = 365 * 86400
 _DEFAULT_TIME = 7 * 86400
 _Name = Annotated[str, msgspec.Meta(pattern="^[a-z0-9][a-z0-9-]{0,62}$")]
@@ -112,6 +114,37 @@ def check_rule(rule: Rule) -> None:
 def encode_rule(rule: Rule) -> str:
     """Canonical JSON, with every default spelled out: a later default does not change an old version."""
     return _encode(rule).decode()
+
+
+class Load(msgspec.Struct, frozen=True):
+    """What the rules that are asked together can cost at worst."""
+
+    steps: int
+    profile: str = ""
+    """The profile they are about; empty where it is the same for all."""
+    largest: tuple[str, ...] = ()
+    """``name (steps)`` of those that cost most."""
+
+
+def heaviest(rules: Iterable[Rule]) -> Load:
+    """What one request can cost at worst: all enabled rules about the profile for which that is most."""
+    costs = [(_steps(rule), rule) for rule in rules if rule.enabled]
+    more: dict[str, int] = {}
+    for steps, rule in costs:
+        for name in rule.profiles:
+            more[name] = more.get(name, 0) + steps
+    profile = max(more, key=lambda name: more[name], default="")
+    about = [(steps, rule.name) for steps, rule in costs if not rule.profiles or profile in rule.profiles]
+    largest = sorted(about, key=lambda pair: (-pair[0], pair[1]))[:3]
+    told = tuple(f"{name} ({steps})" for steps, name in largest)
+    return Load(sum(steps for steps, _ in about), profile, told)
+
+
+def _steps(rule: Rule) -> int:
+    try:
+        return compile_condition(rule.when).checked.steps
+    except ExpressionError:
+        return 0  # It is not evaluated: see ``_Compiled``.
 
 
 class Judgement(msgspec.Struct, frozen=True):

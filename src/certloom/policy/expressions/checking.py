@@ -43,6 +43,8 @@ _DEEPEST_WALK = 2
 _LONGEST_TEXT = 8192
 """Characters of a string that is put together."""
 _LONGEST_PATTERN = 200
+_MATCH, _MATCH_ONCE = 40, 1000
+"""Steps of one use of a regular expression: of one that is used often, and of one that is used once."""
 _OWN_FUNCTION = 8
 """Steps of one call of a function of ours."""
 
@@ -55,10 +57,11 @@ FUNCTIONS = frozenset(
 
 
 class Match(msgspec.Struct, frozen=True):
-    """A regular expression in a condition, and how often it is used at worst. See ``trial``."""
+    """A regular expression in a condition, and what it may cost. See ``trial``."""
 
     pattern: str
-    times: int
+    steps: int
+    """What one use of it may cost; counted into ``Checked.steps``."""
     line: int
     column: int
 
@@ -301,9 +304,11 @@ class _Checker:
     def _match(self, pattern: str, at: int) -> int:
         if len(pattern) > _LONGEST_PATTERN:
             self.fail(f"a pattern of {len(pattern)} characters, of at most {_LONGEST_PATTERN}", at)
-        # The library compiles it anew each time; what that takes is measured when it is tried out.
-        self.matches.append(Match(pattern, self._times, *position(self._source, at)))
-        return 40
+        # The library compiles it anew each time. What that takes is measured when it is tried out, and may be
+        # the more the more seldom it is done.
+        steps = max(_MATCH, _MATCH_ONCE // self._times)
+        self.matches.append(Match(pattern, steps, *position(self._source, at)))
+        return steps
 
     def _has(self, node: Call) -> _Part:
         if node.target is not None or len(node.arguments) != 1 or not isinstance(node.arguments[0], Select):

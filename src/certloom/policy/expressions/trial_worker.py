@@ -1,7 +1,8 @@
 """A process that evaluates conditions before they are saved, and may die of it.
 
-Standard input has one condition a line, as a JSON string; each is answered with one line: a ``Finding``. The
-process may use only so much memory and time, and whoever started it kills it when an answer does not come.
+Its arguments are the bytes of memory that it may have, and the seconds of CPU for one condition. Standard
+input has one condition a line, as a JSON string; each is answered with one line: a ``Finding``. The system
+ends the process where it wants more, and whoever started it kills it when an answer does not come.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from certloom.policy.expressions.syntax import ExpressionError
 
 LONGEST = 0.05
 """Seconds of CPU that a condition may take over a request of as many names as there can be."""
-_MEMORY = 512 << 20
-_CPU_SECONDS = 10
+_SECONDS_A_STEP = 1.25e-6
+"""How long a step of a regular expression may take: five times what steps take otherwise."""
 _TRIES = 3
 
 
@@ -72,10 +73,10 @@ def _slow_pattern(checked: Checked) -> Finding | None:
             why = str(error).partition("not a valid regex:")[2].split("Check function arguments")[0]
             why = " ".join(why.split()).rpartition("error: ")[2].rstrip(". ")
             return Finding(f"not a regular expression: {why[:200]}", match.line, match.column)
-        took = min(_seconds(program, over) for _ in range(_TRIES)) * match.times
-        if took > LONGEST:
+        took, most = min(_seconds(program, over) for _ in range(_TRIES)), match.steps * _SECONDS_A_STEP
+        if took > most:
             return Finding(
-                f"over {MOST_NAMES} names this takes {took * 1000:.0f} ms, of at most {LONGEST * 1000:.0f}",
+                f"this takes {took * 1e6:.0f} µs each time, of at most {most * 1e6:.0f}",
                 match.line,
                 match.column,
             )
@@ -111,22 +112,33 @@ def _largest(shape: Shape, number: int) -> Any:
     return number % 2 == 0 if shape.kind == "bool" else number
 
 
-def serve(conditions: BinaryIO, answers: BinaryIO) -> None:
+def serve(conditions: BinaryIO, answers: BinaryIO, cpu_seconds: int) -> None:
     """Answer until there are no more; the first line says that the process is ready."""
     answers.write(msgspec.json.encode(Finding()) + b"\n")
     answers.flush()
     for line in conditions:
+        _allow_cpu(cpu_seconds)
         finding = find(msgspec.json.decode(line, type=str))
         answers.write(msgspec.json.encode(finding) + b"\n")
         answers.flush()
 
 
+def _allow_cpu(seconds: int) -> None:
+    """So much for the next condition: a declaration may bring many, each of which takes little."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    _, most = resource.getrlimit(resource.RLIMIT_CPU)
+    wanted = int(used.ru_utime + used.ru_stime) + 1 + seconds
+    resource.setrlimit(
+        resource.RLIMIT_CPU, (wanted if most == resource.RLIM_INFINITY else min(wanted, most), most)
+    )
+
+
 def main() -> None:
     """Run as a process of its own."""
-    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
-    resource.setrlimit(resource.RLIMIT_CPU, (_CPU_SECONDS, _CPU_SECONDS))
+    memory, cpu_seconds = int(sys.argv[1]), int(sys.argv[2])
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    serve(sys.stdin.buffer, sys.stdout.buffer)
+    serve(sys.stdin.buffer, sys.stdout.buffer, cpu_seconds)
 
 
 if __name__ == "__main__":
