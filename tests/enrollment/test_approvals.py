@@ -472,6 +472,64 @@ def test_nobody_can_flood_people_with_questions(store: Store, clock: ManualClock
     run(scenario())
 
 
+def test_an_owner_has_one_limit_over_all_they_ask_with(store: Store, clock: ManualClock) -> None:
+    from certloom.enrollment.waiting import WaitingRoom
+    from certloom.settings.schema import Enrollment
+
+    async def scenario() -> None:
+        async with core(store, clock) as c:
+            await c.put_profile(profile({"approvers": 1}), 2)
+            few = Enrollment(waiting_per_requester=2, approvals_per_day=3)
+            c.enrollment._waiting = WaitingRoom(clock, c.enrollment.moves, few)
+
+            def ask(name: str, kind: str, id: str, owner: str | None) -> Any:
+                return c.enrollment.submit(
+                    rest(f"{name}.example.com", requester=Requester(kind, id, owner, None))
+                )
+
+            asked = [await ask("a", "person", "zoe", "zoe"), await ask("b", "token", "t1", "zoe")]
+            for kind, id in (("token", "t2"), ("acme-account", "17"), ("person", "zoe")):
+                await refused("too-many-waiting", ask("c", kind, id, "zoe"))
+            # Who shares no owner is not held back, and who has none counts alone.
+            await ask("c", "token", "t3", "yan")
+            for id in ("18", "19"):
+                await ask("d", "acme-account", id, None)
+                await ask("e", "acme-account", id, None)
+                await refused("too-many-waiting", ask("f", "acme-account", id, None))
+            # So with what people are asked within a day.
+            for request in asked:
+                await c.approvals.cancel(request.id, origin(BOB))
+            await c.approvals.cancel((await ask("g", "token", "t4", "zoe")).id, origin(BOB))
+            await refused("too-many-waiting", ask("h", "token", "t5", "zoe"))
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("whose", ["requester", "owner"])
+def test_limits_are_looked_up_in_an_index(whose: str, store: Store, clock: ManualClock) -> None:
+    explain = "EXPLAIN QUERY PLAN " if store.dialect == "sqlite" else "EXPLAIN "
+
+    def unit(tx: Tx) -> list[str]:
+        if store.dialect != "sqlite":
+            tx.run("SET LOCAL enable_seqscan = off")
+            tx.run("SET LOCAL enable_bitmapscan = off")
+        rows = []
+        for table, more in (
+            ("enrolment_requests", "state = 'awaiting_approval'"),
+            ("approvals", "created > 5"),
+        ):
+            found = tx.all(f"{explain}SELECT 1 FROM {table} WHERE {more} AND {whose} = ? LIMIT 5", ("x",))
+            rows.append(" ".join(str(column) for row in found for column in row))
+        return rows
+
+    waiting, made = run(store.write(unit))
+    assert ("enrolment_requests_waiting_of" if whose == "owner" else "enrolment_requests_waiting") in waiting
+    if store.dialect == "sqlite":
+        assert ("approvals_made_for" if whose == "owner" else "approvals_requester") in made
+    else:  # Of an empty table any index on the column is as good.
+        assert f"({whose} = " in made.partition("Index Cond: ")[2]
+
+
 def test_the_listing_of_what_waits_for_me_holds_what_i_can_decide(store: Store, clock: ManualClock) -> None:
     async def scenario() -> None:
         async with core(store, clock) as c:

@@ -55,7 +55,7 @@ class WaitingRoom:
         elif approval is not None and approval.expires <= now:
             self._moves.approval(tx, approval, SYSTEM, ApprovalAct.EXPIRE, reasons=(EXPIRED,))
             approval = None
-        self._check_bounds(tx, request.requester, joins=approval is not None)
+        self._check_bounds(tx, request, joins=approval is not None)
         joined = approval is not None
         if approval is None:
             approval = self._new(request, ask, decision, binding)
@@ -80,15 +80,17 @@ class WaitingRoom:
         )
         return waiting
 
-    def _check_bounds(self, tx: Tx, requester: str, *, joins: bool) -> None:
+    def _check_bounds(self, tx: Tx, request: EnrolmentRequest, *, joins: bool) -> None:
+        """Whoever has an owner counts as the owner, who may make as many credentials as they like."""
+        requester, owner = request.requester, request.owner
         most = self._settings.waiting_per_requester
-        if statements.count_waiting(tx, requester, most) >= most:
+        if statements.count_waiting(tx, requester, owner, most) >= most:
             raise Refused(
                 Reason("too-many-waiting", f"{most} of your requests wait for people; withdraw some first")
             )
         most = self._settings.approvals_per_day
         since = self._clock.now() - _DAY
-        if not joins and approval_statements.made_since(tx, requester, since, most) >= most:
+        if not joins and approval_statements.made_since(tx, requester, owner, since, most) >= most:
             raise Refused(Reason("too-many-waiting", f"people were asked {most} times for you within a day"))
 
     def _new(self, request: EnrolmentRequest, ask: Ask, decision: Decision, binding: bytes) -> StoredApproval:

@@ -169,7 +169,10 @@ class Audit(_Section, frozen=True):
 
 
 class Enrollment(_Section, frozen=True):
-    """What one requester may have waiting for people, whichever protocol brings it."""
+    """What one requester may have waiting for people, whichever protocol brings it.
+
+    All who ask on behalf of one owner (a person's tokens, certificates, ACME accounts) count as one.
+    """
 
     waiting_per_requester: Positive = 100
     """Requests that may wait for people at a time."""

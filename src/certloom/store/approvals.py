@@ -203,11 +203,12 @@ def update(tx: Tx, a: StoredApproval, was: str) -> bool:
     )
 
 
-def made_since(tx: Tx, requester: str, since: int, most: int) -> int:
-    """How many a requester caused since then, counted up to ``most``."""
+def made_since(tx: Tx, requester: str, owner: str | None, since: int, most: int) -> int:
+    """How many came about for an owner since then, or for a requester who has none; up to ``most``."""
+    column, whose = ("requester", requester) if owner is None else ("owner", owner)
     row = tx.one(
-        "SELECT count(*) FROM (SELECT 1 FROM approvals WHERE requester = ? AND created > ? LIMIT ?) AS found",
-        (requester, since, most),
+        f"SELECT count(*) FROM (SELECT 1 FROM approvals WHERE {column} = ? AND created > ? LIMIT ?) AS found",
+        (whose, since, most),
     )
     assert row is not None
     return int(row[0])

@@ -160,12 +160,13 @@ def under(tx: Tx, approval_id: str, limit: int) -> list[EnrolmentRequest]:
     ]
 
 
-def count_waiting(tx: Tx, requester: str, most: int) -> int:
-    """How many of a requester's requests wait for people, counted up to ``most``."""
+def count_waiting(tx: Tx, requester: str, owner: str | None, most: int) -> int:
+    """How many of an owner's requests wait for people, or of a requester's who has none; up to ``most``."""
+    column, whose = ("requester", requester) if owner is None else ("owner", owner)
     row = tx.one(
         "SELECT count(*) FROM (SELECT 1 FROM enrolment_requests WHERE state = 'awaiting_approval'"
-        " AND requester = ? LIMIT ?) AS found",
-        (requester, most),
+        f" AND {column} = ? LIMIT ?) AS found",
+        (whose, most),
     )
     assert row is not None
     return int(row[0])

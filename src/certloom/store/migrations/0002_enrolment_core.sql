@@ -56,8 +56,10 @@ CREATE INDEX enrolment_requests_state ON enrolment_requests (state, id) WHERE st
 CREATE INDEX enrolment_requests_owner ON enrolment_requests (owner, id) WHERE owner IS NOT NULL;
 CREATE INDEX enrolment_requests_team ON enrolment_requests (team, id) WHERE team IS NOT NULL;
 CREATE INDEX enrolment_requests_approval ON enrolment_requests (approval_id, id) WHERE approval_id IS NOT NULL;
--- Of these a requester may have only so many.
+-- Of these an owner, or a requester who has none, may have only so many.
 CREATE INDEX enrolment_requests_waiting ON enrolment_requests (requester, id) WHERE state = 'awaiting_approval';
+CREATE INDEX enrolment_requests_waiting_of ON enrolment_requests (owner, id)
+    WHERE state = 'awaiting_approval' AND owner IS NOT NULL;
 
 -- What people are asked to agree to. It binds a requester, names, a profile and its limits (the binding is a hash
 -- over them), not one request: requests for the same join it, and while it is granted further ones need no other.
@@ -90,6 +92,7 @@ CREATE INDEX approvals_state ON approvals (state, id);
 CREATE INDEX approvals_expires ON approvals (expires) WHERE state = 'waiting';
 CREATE INDEX approvals_good_until ON approvals (good_until) WHERE state = 'granted';
 CREATE INDEX approvals_requester ON approvals (requester, created);
+CREATE INDEX approvals_made_for ON approvals (owner, created) WHERE owner IS NOT NULL;
 CREATE INDEX approvals_owner ON approvals (owner, id) WHERE owner IS NOT NULL;
 CREATE INDEX approvals_team ON approvals (team, id) WHERE team IS NOT NULL;
 CREATE INDEX approvals_ended ON approvals (updated) WHERE state IN ('denied', 'expired', 'withdrawn', 'lapsed');
