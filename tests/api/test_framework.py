@@ -19,7 +19,7 @@ from certloom.api.resources import table
 from certloom.api.routing import ROUTES, Answer, Call, Public, Stream, route
 from certloom.audit import Origin
 from certloom.clock import ManualClock
-from certloom.identity.principals import Grant, Principal, local
+from certloom.identity.principals import Grant, Principal, Scope, local
 from certloom.server.rooms import Rooms, open_rooms
 from certloom.server.services import services
 from certloom.settings.schema import API as APISettings
@@ -27,6 +27,7 @@ from certloom.settings.schema import Database, Logging, Settings
 from certloom.store import configuration
 from tests.api.asking import Reply, ask
 from tests.conftest import run
+from tests.enrollment.people import person
 
 ADMIN = local("tester")
 HOOK = {"url": "https://hooks.example/one", "events": ["certificate.issued"]}
@@ -325,6 +326,54 @@ def test_of_two_edits_of_the_same_version_one_wins(
     with_site(database_url, tmp_path, clock, use)
 
 
+@pytest.mark.parametrize("where", [WHERE, "/profiles/lab", "/rules/lab"])
+def test_of_two_creations_of_the_same_name_one_wins(
+    where: str, database_url: str, tmp_path: Path, clock: ManualClock
+) -> None:
+    """At the same instant as one after the other: what somebody made is not overwritten unseen."""
+
+    def wanted(i: int, authority: str) -> dict[str, Any]:
+        if where == WHERE:
+            return {**CHANNEL, "explanation_url": f"https://e.example/{i}"}
+        if where.startswith("/rules"):
+            return {"when": f"size(request.names) > {i}", "effect": "warn", "message": "many"}
+        return {
+            "authority": authority,
+            "description": f"number {i}",
+            "keys": [{"type": "ec"}],
+            "validity": {"default": "1d", "max": "2d"},
+        }
+
+    async def use(site: Site) -> None:
+        authority = site.rooms.books.profiles()["tls-server"][0].authority
+        for none_match, late in (("", 428), ("*", 412)):
+            replies = await asyncio.gather(
+                *(site("PUT", where, wanted(i, authority), if_none_match=none_match) for i in range(6))
+            )
+            assert sorted(reply.status for reply in replies) == [201] + [late] * 5, replies
+            (won,) = (reply for reply in replies if reply.status == 201)
+            there = await site("GET", where)
+            assert (there.body, there.headers["etag"]) == (won.body, won.headers["etag"])
+            if where.startswith("/profiles"):
+                break  # They stay.
+            assert (await site("DELETE", where, if_match="*")).status == 204
+
+    with_site(database_url, tmp_path, clock, use)
+
+
+def test_every_change_of_the_configuration_is_told(
+    database_url: str, tmp_path: Path, clock: ManualClock
+) -> None:
+    """Two at once count as two: a process that saw the first would otherwise never look for the second."""
+
+    async def use(site: Site) -> None:
+        before = await site.rooms.store.read(configuration.generation)
+        await asyncio.gather(*(site.rooms.store.write(configuration.touch) for _ in range(20)))
+        assert await site.rooms.store.read(configuration.generation) == before + 20
+
+    with_site(database_url, tmp_path, clock, use)
+
+
 def test_what_was_seen_already_is_not_sent_again(sqlite: str, tmp_path: Path, clock: ManualClock) -> None:
     async def use(site: Site) -> None:
         tag = (await site("GET", "/profiles/tls-server")).headers["etag"]
@@ -439,6 +488,41 @@ def test_at_the_same_instant_a_key_serves_one(database_url: str, tmp_path: Path,
         )
         assert made[0][0] == 1
         assert (await site("POST", "/authorities", NEW_CA, idempotency_key="k")).status == 201
+
+    with_site(database_url, tmp_path, clock, use)
+
+
+def test_a_kept_answer_is_for_who_may_still_ask(
+    database_url: str, tmp_path: Path, clock: ManualClock
+) -> None:
+    def ann(role: str = "admin", scope: Scope | None = None) -> Principal:
+        return person("ann", role, scope=scope)
+
+    async def use(site: Site) -> None:
+        elsewhere = Scope(teams=("other",))
+        account = await site("POST", "/people", {"name": "carl"})
+        setup = f"/people/{json.loads(account.body)['id']}/setup"
+        token = {"kind": "api-token", "service": "ci", "grants": [{"role": "auditor"}]}
+        for path, body in (
+            ("/declarations", BINDING),
+            ("/authorities", NEW_CA),
+            ("/webhooks", {"name": "hook", **HOOK}),
+            ("/credentials", token),
+            (setup, None),
+        ):
+            first = await site("POST", path, body, who=ann(), idempotency_key=path)
+            assert first.status in (200, 201), first
+            for less in (ann("auditor"), ann("admin", elsewhere)):
+                refused = await site("POST", path, body, who=less, idempotency_key=path)
+                assert (refused.status in (403, 404), "secret" in json.loads(refused.body)) == (True, False)
+                assert "idempotency-replayed" not in refused.headers
+            # It is theirs again with the right.
+            again = await site("POST", path, body, who=ann(), idempotency_key=path)
+            assert (again.status, again.body) == (first.status, first.body)
+        made = json.loads((await site("POST", "/credentials", token, who=ann(), idempotency_key="c")).body)
+        rotate = f"/credentials/{made['credential']['id']}/rotate"
+        assert (await site("POST", rotate, {}, who=ann(), idempotency_key="r")).status == 200
+        assert (await site("POST", rotate, {}, who=ann("auditor"), idempotency_key="r")).status == 403
 
     with_site(database_url, tmp_path, clock, use)
 

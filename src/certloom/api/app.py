@@ -16,7 +16,7 @@ import structlog
 from certloom.api import problems
 from certloom.api.authentication import authenticate
 from certloom.api.decoding import Bound
-from certloom.api.idempotency import IdempotencyKey, Keys, Repeated
+from certloom.api.idempotency import IdempotencyKey, Kept, Keys, Repeated
 from certloom.api.matching import Matcher
 from certloom.api.problems import Problem
 from certloom.api.rendering import Header, Rendered, gathered, head, render, stream, whole
@@ -161,14 +161,14 @@ class API:
         try:
             kept = await key.kept()
             if kept is not None:
-                return kept
+                return await _again(bound.route, call, kept)
             try:
                 return await bound.route.handler(call)
             except Repeated:
                 kept = await key.kept()
                 if kept is None:
                     raise Problem(problems.IN_PROGRESS, "another server answered this; ask again") from None
-                return kept
+                return await _again(bound.route, call, kept)
         finally:
             self._keys.end(key)
 
@@ -210,6 +210,15 @@ class API:
         except Problem as too_many:
             return too_many
         return problem
+
+
+async def _again(route: Route, call: Call[Any, Any, Any], kept: Kept) -> Rendered:
+    """A kept answer, for who still may what it took. Raises ``Problem``."""
+    for permission, thing in kept.allowed:
+        call.allow(permission, thing)
+    if route.again is not None:
+        await route.again(call, kept.rendered.body)
+    return kept.rendered
 
 
 def waiting(error: Waiting) -> Answer:

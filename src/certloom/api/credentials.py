@@ -158,6 +158,16 @@ class Secret(msgspec.Struct, frozen=True):
     """Null for client certificates."""
 
 
+class _Id(msgspec.Struct, frozen=True):
+    id: str
+
+
+class _Shown(msgspec.Struct, frozen=True):
+    """Of a ``Secret``, whose it is."""
+
+    credential: _Id
+
+
 def shown(c: StoredCredential) -> Credential:
     """A credential as the API shows it."""
     certificate = None
@@ -226,6 +236,20 @@ async def listing(call: Call[None, CredentialQuery, None]) -> Answer:
     return call.page([shown(row) for row in rows[: call.limit + 1]], lambda credential: credential.id)
 
 
+async def _shown_again(call: Call[Any, Any, Any], body: bytes) -> None:
+    """Who may no longer make or rotate such a credential is not told its secret once more."""
+    id = msgspec.json.decode(body, type=_Shown).credential.id
+
+    def unit(tx: Tx) -> None:
+        found = statements.get(tx, id)
+        if found is None:
+            raise Problem(problems.NOT_FOUND, "there is no such credential any more")
+        issuing.check_write(tx, call.services.people, call.principal, found)
+
+    with told():
+        await call.services.store.read(unit)
+
+
 @route(
     "POST",
     "/credentials",
@@ -236,6 +260,7 @@ async def listing(call: Call[None, CredentialQuery, None]) -> Answer:
     problems=_PROBLEMS,
     etag=True,
     tag="credentials",
+    again=_shown_again,
 )
 async def create(call: Call[None, None, NewCredential]) -> Answer:
     """The secret is in this answer and never shown again. A person makes tokens for themselves without any
@@ -320,6 +345,7 @@ async def change(call: Call[CredentialPath, None, CredentialTerms]) -> Answer:
     problems=_PROBLEMS,
     etag=True,
     tag="credentials",
+    again=_shown_again,
 )
 async def rotate(call: Call[CredentialPath, None, Rotation]) -> Answer:
     """A new secret, shown this once; the old one stays good for as long as `overlap` says."""

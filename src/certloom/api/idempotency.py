@@ -4,12 +4,16 @@ A key belongs to the principal who sends it and to one request, told by a finger
 and body. The answer is kept in the transaction of the effect, so that both are there or neither is; it is
 sealed under the data key, since some answers show a secret once. Only answers that made something are kept:
 a refusal changed nothing, and may be different next time.
+
+With the answer is kept what its handler asked whether they may (``Call.allow``). A repeat is asked the same
+again: who lost a right since does not get by an old key what they could not ask for any more.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterable
 
 import msgspec
 
@@ -17,6 +21,7 @@ from certloom.api.problems import CONFLICT, IN_PROGRESS, KEY_REUSED, MALFORMED, 
 from certloom.api.rendering import Rendered, render
 from certloom.api.routing import Answer, Stream
 from certloom.api.services import Services
+from certloom.identity.principals import Thing
 from certloom.secrets import SecretError
 from certloom.store import idempotency as statements
 from certloom.store.base import Store, Tx
@@ -26,8 +31,18 @@ _KEY = re.compile(r'"([ -!#-\[\]-~]{1,255})"|([!-~]{1,255})')
 _REPLAYED = (b"idempotency-replayed", b"true")
 _BATCH = 500
 
-_decoder = msgspec.msgpack.Decoder(Rendered)
 _encode = msgspec.msgpack.Encoder().encode
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """An answer, and what it took."""
+
+    rendered: Rendered
+    allowed: tuple[tuple[str, Thing], ...]
+    """Permissions, and what for."""
+
+
+_decoder = msgspec.msgpack.Decoder(Kept)
 
 
 class Repeated(Exception):
@@ -43,19 +58,19 @@ class IdempotencyKey:
         self.key = key
         self._fingerprint = fingerprint
 
-    def keep(self, tx: Tx, answer: Answer) -> None:
+    def keep(self, tx: Tx, answer: Answer, allowed: Iterable[tuple[str, Thing]]) -> None:
         """Store the answer in this transaction. Raises ``Repeated`` where the key is taken by now."""
         if isinstance(answer.value, Stream):
             raise TypeError("a stream cannot be kept for a repeat")
         services = self._services
         now = services.clock.now()
         statements.delete_older(tx, self.principal, self.key, now - services.settings.api.idempotency_seconds)
-        sealed = services.data_key.seal(self._purpose, _encode(render(answer)))
+        sealed = services.data_key.seal(self._purpose, _encode(Kept(render(answer), tuple(allowed))))
         kept = KeptAnswer(self._fingerprint, answer.status, sealed, now)
         if not statements.insert(tx, self.principal, self.key, kept):
             raise Repeated
 
-    async def kept(self) -> Rendered | None:
+    async def kept(self) -> Kept | None:
         """The answer that was given already. Raises ``Problem`` where the key is another request's."""
         services = self._services
         found = await services.store.read(lambda tx: statements.get(tx, self.principal, self.key))
@@ -64,13 +79,13 @@ class IdempotencyKey:
         if found.fingerprint != self._fingerprint:
             raise Problem(KEY_REUSED, "this Idempotency-Key came with another request before; use a new one")
         try:
-            rendered = _decoder.decode(services.data_key.open(self._purpose, found.answer))
-        except SecretError:
+            kept = _decoder.decode(services.data_key.open(self._purpose, found.answer))
+        except (SecretError, msgspec.DecodeError):
             raise Problem(
                 CONFLICT, "what this Idempotency-Key asked for was done, but its answer cannot be opened"
             ) from None
-        rendered.headers.append(_REPLAYED)
-        return rendered
+        kept.rendered.headers.append(_REPLAYED)
+        return kept
 
     @property
     def _purpose(self) -> str:

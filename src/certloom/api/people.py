@@ -268,6 +268,16 @@ async def link(call: Call[PersonPath, None, OIDCLink]) -> Answer:
     )
 
 
+async def _handed_out_again(call: Call[Any, Any, Any], body: bytes) -> None:
+    """Who may no longer manage the person is not told the code once more."""
+
+    def unit(tx: Tx) -> None:
+        call.services.people.check_manages(tx, call.principal, _seen(call, tx))
+
+    with told():
+        await call.services.store.read(unit)
+
+
 @route(
     "POST",
     "/people/{id}/setup",
@@ -277,6 +287,7 @@ async def link(call: Call[PersonPath, None, OIDCLink]) -> Answer:
     answers={201: SetupCode},
     problems=_PROBLEMS,
     tag="people",
+    again=_handed_out_again,
 )
 async def hand_out_setup(call: Call[PersonPath, None, None]) -> Answer:
     """A code with which the person sets their password, once. An earlier one is void; a password that there

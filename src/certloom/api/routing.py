@@ -56,7 +56,7 @@ integers end somewhere). Handlers raise ``Problem(code, detail)``; ``Refused``, 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Generic, Protocol, TypeVar
 
@@ -180,9 +180,11 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     keyed: bool
     tag: str
     handler: Handler
+    again: Again | None
 
 
 Handler = Callable[["Call[Any, Any, Any]"], Awaitable[Answer]]
+Again = Callable[["Call[Any, Any, Any]", bytes], Awaitable[None]]
 H = TypeVar("H", bound=Handler)
 
 ROUTES: list[Route] = []
@@ -205,6 +207,7 @@ def route(
     edits: bool = False,
     etag: bool = False,
     keyed: bool | None = None,
+    again: Again | None = None,
 ) -> Callable[[H], H]:
     """Declare a route; the function's docstring is its description.
 
@@ -212,7 +215,9 @@ def route(
     (then ``Call.accepts`` chooses), or None for no body. ``problems`` are codes beyond those that every route
     may have. ``edits``: the handler calls ``require_match``, and If-Match is documented and 412 and 428
     with it; ``etag``: answers carry an ETag. ``keyed``: an Idempotency-Key is heeded (POST, unless said
-    otherwise). ``uploads``: media types taken besides JSON; ``Call.body`` is then an ``Upload``.
+    otherwise). A repeat is answered to who may still do all that ``Call.allow`` let them; where the handler
+    asks in other words, ``again`` (with the body of the answer) raises a ``Problem`` unless they may.
+    ``uploads``: media types taken besides JSON; ``Call.body`` is then an ``Upload``.
 
     The permission is asked for before anything is read (there must be something they have it for); the
     handler asks again with ``Call.allow`` for the thing itself.
@@ -239,6 +244,7 @@ def route(
                 keyed=method == "POST" if keyed is None else keyed,
                 tag=tag,
                 handler=handler,
+                again=again,
             )
         )
         return handler
@@ -250,6 +256,7 @@ class Call(Generic[P, Q, B]):
     """One request, authenticated and decoded, on its way to an answer."""
 
     __slots__ = (
+        "_allowed",
         "base_url",
         "body",
         "headers",
@@ -292,12 +299,15 @@ class Call(Generic[P, Q, B]):
         self.base_url = base_url
         """``https://pki.example.com``, as clients see this listener; empty for the local operator."""
         self.key = key
+        self._allowed: dict[tuple[str, Thing], None] = {}
+        """What was asked with ``allow`` and granted, in order: a repeat must be allowed the same."""
 
     # -- may they? ---------------------------------------------------------------------------------------
 
     def allow(self, permission: str, thing: Thing = ANYTHING) -> None:
         """Raise 403 where they may not, or 404 where they may not even see such a thing there."""
         if self.principal.may(permission, thing):
+            self._allowed[permission, thing] = None
             return
         sight = permission.partition(".")[0] + ".read"
         if sight in PERMISSIONS and not self.principal.may(sight, thing):
@@ -306,8 +316,10 @@ class Call(Generic[P, Q, B]):
 
     def allow_shared(self, permission: str, *, profile: str = "", channel: str = "") -> None:
         """Raise 403 unless a grant without a narrower scope lets them: it is about everybody's."""
-        if not self.principal.may(permission, shared(profile=profile, channel=channel)):
+        thing = shared(profile=profile, channel=channel)
+        if not self.principal.may(permission, thing):
             raise Problem(problems.FORBIDDEN, f"this takes the permission {permission} in a wider scope")
+        self._allowed[permission, thing] = None
 
     def may(self, permission: str, thing: Thing = ANYTHING) -> bool:
         """Whether they may, for sifting rows."""
@@ -352,7 +364,7 @@ class Call(Generic[P, Q, B]):
     def remember(self, tx: Tx, answer: Answer) -> None:
         """Keep the answer for a repeat, in the transaction of what it tells of; nothing without a key."""
         if self.key is not None:
-            self.key.keep(tx, answer)
+            self.key.keep(tx, answer, self._allowed)
 
     # -- listings ----------------------------------------------------------------------------------------
 
@@ -403,8 +415,8 @@ class Call(Generic[P, Q, B]):
 class Keyed(Protocol):
     """An Idempotency-Key that was given; see ``api.idempotency``."""
 
-    def keep(self, tx: Tx, answer: Answer) -> None:
-        """Store the answer under the key, in the transaction of what it tells of."""
+    def keep(self, tx: Tx, answer: Answer, allowed: Iterable[tuple[str, Thing]]) -> None:
+        """Store the answer under the key, in the transaction of what it tells of; and what it took."""
         ...
 
 

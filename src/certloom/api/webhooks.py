@@ -53,6 +53,16 @@ class WebhookWithSecret(msgspec.Struct, frozen=True):
     """``whsec_`` and base64, as libraries for Standard Webhooks take it."""
 
 
+class _Named(msgspec.Struct, frozen=True):
+    name: str
+
+
+class _Told(msgspec.Struct, frozen=True):
+    """Of a ``WebhookWithSecret``, which one it is."""
+
+    webhook: _Named
+
+
 class NewWebhook(WebhookTerms, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A webhook that is to be made."""
 
@@ -100,6 +110,15 @@ async def listing(call: Call[None, Paging, None]) -> Answer:
     return call.page([_shown(row) for row in seen], lambda shown: shown.name)
 
 
+async def _shown_again(call: Call[Any, Any, Any], body: bytes) -> None:
+    """Who may no longer make or rotate it is not told its secret once more."""
+    name = msgspec.json.decode(body, type=_Told).webhook.name
+    row = await call.services.store.read(lambda tx: statements.get(tx, name))
+    if row is None:
+        raise Problem(problems.NOT_FOUND, "there is no such webhook any more")
+    _allow(call, terms(row))
+
+
 @route(
     "POST",
     "/webhooks",
@@ -109,6 +128,7 @@ async def listing(call: Call[None, Paging, None]) -> Answer:
     answers={201: WebhookWithSecret},
     problems=(problems.CONFLICT, problems.INVALID),
     tag=_TAG,
+    again=_shown_again,
 )
 async def create(call: Call[None, None, NewWebhook]) -> Answer:
     """The answer shows the secret, once."""
@@ -212,6 +232,7 @@ async def delete(call: Call[WebhookPath, None, None]) -> Answer:
     answers={200: WebhookWithSecret},
     problems=(problems.NOT_FOUND,),
     tag=_TAG,
+    again=_shown_again,
 )
 async def rotate(call: Call[WebhookPath, None, Rotation]) -> Answer:
     """The answer shows it, once. During the overlap messages carry a signature by each of the two."""
