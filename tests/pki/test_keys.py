@@ -124,8 +124,51 @@ def test_an_ml_dsa_key_whose_seed_and_expansion_differ_is_refused() -> None:
     encoded = der.sequence(
         der.integer(0), der.sequence(der.oid("2.16.840.1.101.3.4.3.17")), der.octet_string(both)
     )
-    with pytest.raises(KeyRejected):
+    with pytest.raises(KeyRejected, match="seed alone"):
         keys.private_from_der(encoded)
+
+
+@pytest.mark.parametrize(("algorithm", "arc"), [("ml-dsa-44", "3.17"), ("ml-kem-768", "4.2")])
+def test_a_key_of_lattices_is_taken_as_its_seed_alone(algorithm: str, arc: str) -> None:
+    whole = keys.private_to_der(keys.generate_for_leaf(algorithm))
+    size = 32 if algorithm == "ml-dsa-44" else 64
+    seed = whole[-size:]
+    assert keys.private_to_der(keys.leaf_private_from_der(whole)) == whole
+    identifier = der.sequence(der.oid(f"2.16.840.1.101.3.4.{arc}"))
+    for private, parameters in (
+        (der.octet_string(bytes(2560 if size == 32 else 2400)), b""),  # the expanded key
+        (der.tlv(0x80, seed + b"\0"), b""),
+        (der.tlv(0x80, seed[:-1]), b""),
+        (seed, b""),
+        (der.tlv(0x80, seed), der.NULL),  # parameters, which are absent (RFC 9881 section 2)
+    ):
+        algorithm_identifier = identifier if not parameters else der.sequence(identifier[2:], parameters)
+        encoded = der.sequence(der.integer(0), algorithm_identifier, der.octet_string(private))
+        with pytest.raises(KeyRejected):
+            keys.leaf_private_from_der(encoded)
+
+
+@pytest.mark.parametrize(("algorithm", "size"), [("ml-kem-768", 1184), ("ml-kem-1024", 1568)])
+def test_keys_that_encapsulate_are_fit_and_cannot_sign(algorithm: str, size: int) -> None:
+    private = keys.generate_for_leaf(algorithm)
+    spki = spki_of(private)
+    facts = facts_of(spki)
+    assert (facts.algorithm, facts.key_type) == (algorithm, algorithm)
+    check_fit(facts)
+    with pytest.raises(KeyRejected, match="cannot sign"):
+        public_key(facts)
+    with pytest.raises(KeyRejected, match="cannot sign"):
+        keys.private_from_der(keys.private_to_der(private))
+    with pytest.raises(ValueError, match="unknown key algorithm"):
+        keys.generate(algorithm)
+    # Numbers that are not below the modulus (FIPS 203 section 7.2).
+    assert rejected(spki[:-size] + b"\xff" * (size - 32) + spki[-32:]) == "bad-public-key"
+
+
+def test_ml_kem_512_is_said_not_to_be_supported() -> None:
+    spki = der.sequence(der.sequence(der.oid("2.16.840.1.101.3.4.4.1")), der.bit_string(bytes(800)))
+    with pytest.raises(KeyRejected, match="ML-KEM-512"):
+        facts_of(spki)
 
 
 @pytest.mark.parametrize("bits", [512, 1024, 2040, 2047])

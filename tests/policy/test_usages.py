@@ -20,6 +20,7 @@ def test_automatic_key_usage_adds_key_encipherment_only_to_rsa_keys_of_tls_serve
     assert automatic_key_usage("rsa", (CLIENT_AUTH,)) == ("digitalSignature",)
     assert automatic_key_usage("ec", (SERVER_AUTH,)) == ("digitalSignature",)
     assert automatic_key_usage("ml-dsa-44", (SERVER_AUTH,)) == ("digitalSignature",)
+    assert automatic_key_usage("ml-kem-768", (SERVER_AUTH,)) == ("keyEncipherment",)
 
 
 @pytest.mark.parametrize(
@@ -31,6 +32,8 @@ def test_automatic_key_usage_adds_key_encipherment_only_to_rsa_keys_of_tls_serve
         ("ed448", ("dataEncipherment",), "RFC 9295"),
         ("ml-dsa-44", ("digitalSignature", "keyAgreement"), "RFC 9881"),
         ("ml-dsa-87", ("encipherOnly",), "RFC 9881"),
+        ("ml-kem-768", ("keyEncipherment", "digitalSignature"), "RFC 9935"),
+        ("ml-kem-1024", ("keyAgreement",), "RFC 9935"),
     ],
 )
 def test_a_usage_that_a_key_cannot_have_is_refused_with_its_source(

@@ -232,6 +232,9 @@ def of_reasons(reasons: Sequence[Reason]) -> Problem:
         if len(reasons) > 1 or reason.identifier is not None
     ]
     detail = reasons[0].message if len(reasons) == 1 else f"{len(reasons)} things stand against it"
+    if all(reason.code == "lint" for reason in reasons):
+        # Most clients show nothing else.
+        detail = "lint stops this certificate: " + "; ".join([reason.message for reason in reasons])
     return Problem(type, detail, subproblems=subproblems[:100])
 
 
