@@ -451,7 +451,9 @@ def shape(
         "lint_level": "error",
     }
     issuer = changes.pop("issuer", b"")
-    return shape_of(CertificateContents(**(values | changes)), issuer)
+    made = shape_of(CertificateContents(**(values | changes)), issuer)
+    assert made is not None
+    return made
 
 
 def dns(name: str) -> Identifier:
