@@ -107,9 +107,27 @@ def test_revoking_twice_is_refused_and_changes_nothing(store: Store, clock: Manu
             first = await c.revoker.revoke(id, 4, ALICE)
             clock.advance(60)
             with pytest.raises(Refused) as caught:
-                await c.revoker.revoke(id, 1, ALICE)
+                await c.revoker.revoke(id, 5, ALICE)
             assert caught.value.code == "already-revoked"
             assert await certificate_of(c, id) == first
+
+    run(scenario())
+
+
+def test_that_a_key_was_compromised_may_be_found_out_later(store: Store, clock: ManualClock) -> None:
+    async def scenario() -> None:
+        async with core(store, clock) as c:
+            id = (await c.enrollment.submit(ask())).certificate_id
+            assert id is not None
+            first = await c.revoker.revoke(id, 4, ALICE)
+            clock.advance(60)
+            again = await c.revoker.revoke(id, 1, ALICE)
+            assert (again.revoked, again.revocation_reason) == (first.revoked, 1)
+            assert await store.read(lambda tx: certificates.is_blocked(tx, first.spki_sha256))
+            for reason in (1, 4):
+                with pytest.raises(Refused) as caught:
+                    await c.revoker.revoke(id, reason, ALICE)
+                assert caught.value.code == "already-revoked"
 
     run(scenario())
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -9,7 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from certloom.pki.certificates import build_certificate
-from certloom.pki.crl import REASONS, CRLEntry, CRLError, build_crl
+from certloom.pki.crl import (
+    REASONS,
+    REMOVED,
+    CRLEntry,
+    CRLError,
+    CRLTemplate,
+    build_crl,
+    encode_entries,
+    recheck_crl,
+    tbs_crl,
+)
 from tests.pki.making import NOW, OPENSSL_KNOWS, SIGNING_ALGORITHMS, hierarchy, openssl, template
 
 WEEK = 7 * 86400
@@ -18,7 +29,7 @@ URL = "http://ca.test/crl/1/7.crl"
 
 def built(*entries: CRLEntry, algorithm: str = "P-256", number: int = 1, url: str | None = URL) -> bytes:
     chain = hierarchy(algorithm)
-    return build_crl(chain.issuer, chain.issuer_key, entries, number, NOW, NOW + WEEK, url)
+    return build_crl(CRLTemplate(entries, number, NOW, NOW + WEEK, url), chain.issuer, chain.issuer_key)
 
 
 @pytest.mark.parametrize("algorithm", SIGNING_ALGORITHMS)
@@ -144,23 +155,92 @@ def test_openssl_verifies_the_list_and_refuses_what_is_on_it(tmp_path: Path, alg
         {"number": -1},
         {"number": 1 << 159},
         {"next_update": NOW},
-        {"entries": [CRLEntry(b"\x00", NOW)]},
-        {"entries": [CRLEntry(b"\x01" * 21, NOW)]},
-        {"entries": [CRLEntry(b"\x01", NOW, 7)]},
-        {"entries": [CRLEntry(b"\x01", NOW, 8)]},
-        {"entries": [CRLEntry(b"\x01", NOW, 11)]},
-        {"entries": [CRLEntry(b"\x01", 1 << 60)]},
+        {"entries": (CRLEntry(b"\x00", NOW),)},
+        {"entries": (CRLEntry(b"\x01" * 21, NOW),)},
+        {"entries": (CRLEntry(b"\x01", NOW, 7),)},
+        {"entries": (CRLEntry(b"\x01", NOW, 8),)},
+        {"entries": (CRLEntry(b"\x01", NOW, 11),)},
+        {"entries": (CRLEntry(b"\x01", 1 << 60),)},
         {"distribution_point_url": "http://ä.test/"},
+        {"base_number": 1},
+        {"base_number": -1},
+        {"base_number": 0, "delta_url": URL},
+        {"base_number": 0, "entries": (CRLEntry(b"\x01", NOW, 7),)},
     ],
     ids=str,
 )
 def test_a_list_that_rfc_5280_forbids_is_not_made(wrong: dict[str, object]) -> None:
-    fields = {
-        "entries": [],
-        "number": 1,
-        "this_update": NOW,
-        "next_update": NOW + WEEK,
-        "distribution_point_url": URL,
-    }
+    plain = CRLTemplate((), 1, NOW, NOW + WEEK, URL)
     with pytest.raises(CRLError):
-        build_crl(hierarchy().issuer, hierarchy().issuer_key, **(fields | wrong))  # type: ignore[arg-type]
+        build_crl(msgspec.structs.replace(plain, **wrong), hierarchy().issuer, hierarchy().issuer_key)
+
+
+def delta(*entries: CRLEntry, base: int = 3) -> CRLTemplate:
+    return CRLTemplate(entries, 7, NOW, NOW + 3600, URL, base_number=base)
+
+
+def test_a_delta_crl_says_what_it_adds_to_and_what_left() -> None:
+    chain = hierarchy()
+    entries = (CRLEntry(b"\x05", NOW, 1), CRLEntry(b"\x06", NOW, REMOVED))
+    crl = x509.load_der_x509_crl(build_crl(delta(*entries), chain.issuer, chain.issuer_key))
+    indicator = crl.extensions.get_extension_for_class(x509.DeltaCRLIndicator)
+    assert indicator.critical
+    assert indicator.value.crl_number == 3
+    assert crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number == 7
+    reasons = [e.extensions.get_extension_for_class(x509.CRLReason).value.reason for e in crl]
+    assert reasons == [x509.ReasonFlags.key_compromise, x509.ReasonFlags.remove_from_crl]
+
+
+def test_a_complete_crl_says_where_its_deltas_are() -> None:
+    chain = hierarchy()
+    template = CRLTemplate((), 7, NOW, NOW + WEEK, URL, delta_url="http://ca.test/7-delta.crl")
+    crl = x509.load_der_x509_crl(build_crl(template, chain.issuer, chain.issuer_key))
+    freshest = crl.extensions.get_extension_for_class(x509.FreshestCRL)
+    assert not freshest.critical
+    assert freshest.value[0].full_name == [x509.UniformResourceIdentifier("http://ca.test/7-delta.crl")]
+
+
+@given(_entries, st.booleans())
+def test_entries_encoded_apart_are_those_of_the_list(entries: list[CRLEntry], is_delta: bool) -> None:
+    chain = hierarchy()
+    rows = [(e.serial, e.revoked_at, e.reason) for e in entries]
+    plain = CRLTemplate(tuple(entries), 7, NOW, NOW + WEEK, URL, 3 if is_delta else None)
+    apart = msgspec.structs.replace(plain, entries=(), encoded=encode_entries(rows, delta=is_delta))
+    assert tbs_crl(apart, chain.issuer) == tbs_crl(plain, chain.issuer)
+
+
+def test_the_recheck_finds_every_difference() -> None:
+    chain = hierarchy()
+    wanted = CRLTemplate(
+        (CRLEntry(b"\x05", NOW, 1),), 7, NOW, NOW + WEEK, URL, delta_url="http://ca.test/d.crl"
+    )
+    good = build_crl(wanted, chain.issuer, chain.issuer_key)
+    assert recheck_crl(good, wanted, chain.issuer) == []
+    for change, what in (
+        ({"number": 8}, "number"),
+        ({"this_update": NOW - 1}, "times"),
+        ({"next_update": NOW + WEEK + 1}, "times"),
+        ({"entries": ()}, "entries"),
+        ({"entries": (CRLEntry(b"\x05", NOW, 4),)}, "entries"),
+        ({"distribution_point_url": None}, "distribution point"),
+        ({"distribution_point_url": "http://ca.test/crl/1/8.crl"}, "distribution point"),
+        ({"delta_url": None}, "freshest CRL"),
+        ({"delta_url": None, "base_number": 3}, "base"),
+    ):
+        other = msgspec.structs.replace(wanted, **change)
+        assert what in recheck_crl(build_crl(other, chain.issuer, chain.issuer_key), wanted, chain.issuer)
+    stranger = hierarchy("P-384")
+    assert "issuer" not in recheck_crl(good, wanted, stranger.issuer)  # of the same name
+    assert "signature algorithm" in recheck_crl(good, wanted, stranger.issuer)
+    assert recheck_crl(good[:-1] + bytes([good[-1] ^ 1]), wanted, chain.issuer) == ["signature"]
+
+
+@given(st.binary(max_size=400), st.integers(0, 400), st.integers(0, 255))
+def test_the_recheck_of_anything_at_all_only_finds_fault(junk: bytes, at: int, octet: int) -> None:
+    chain = hierarchy()
+    wanted = CRLTemplate((CRLEntry(b"\x05", NOW, 1),), 7, NOW, NOW + WEEK, URL)
+    good = build_crl(wanted, chain.issuer, chain.issuer_key)
+    damaged = good[:at] + bytes([octet]) + good[at + 1 :]
+    assert recheck_crl(junk, wanted, chain.issuer)
+    if damaged != good:
+        assert recheck_crl(damaged, wanted, chain.issuer)

@@ -15,6 +15,7 @@ from certloom.enrollment.errors import Refused, Unavailable
 from certloom.jobs import enqueue
 from certloom.policy.decisions import Reason
 from certloom.store import certificates as statements
+from certloom.store import crls
 from certloom.store.base import Store, StoreError, Tx
 from certloom.store.certificates import StoredCertificate
 
@@ -27,14 +28,23 @@ cessationOfOperation. The others are the CA's to give (RFC 5280 section 5.3.1)."
 OPERATOR_REASONS = REQUESTER_REASONS | {9}
 """An operator may also withdraw a privilege. cACompromise and aACompromise speak of other certificates than
 these, removeFromCRL stands in delta CRLs only, and a hold is not a reason but an act of its own."""
+CA_REASONS = OPERATOR_REASONS | {2}
+"""What an operator may say of a CA's certificate: there cACompromise is in its place. aACompromise is about
+attribute authorities, of which there are none here."""
+
+
+def _at_once(authority: str) -> int:
+    return 0
 
 
 class Revoker:
     """Revokes, inside one unit with whatever the protocol adds."""
 
-    def __init__(self, store: Store, clock: Clock) -> None:
+    def __init__(self, store: Store, clock: Clock, publish_seconds: Callable[[str], int] = _at_once) -> None:
+        """``publish_seconds``: how long, by authority, a CRL may wait for further revocations."""
         self._store = store
         self._clock = clock
+        self._publish_seconds = publish_seconds
 
     async def revoke(
         self,
@@ -48,7 +58,8 @@ class Revoker:
         """Revoke one certificate; answers it as it then is. A compromised key is blocked for ever.
 
         ``reason`` is a CRLReason of RFC 5280 section 5.3.1. A certificate on hold is revoked as of when the
-        hold began: it was not good since. Raises ``Refused`` (``bad-revocation-reason``,
+        hold began: it was not good since. That a key was compromised may also be found out later, and is said
+        of a certificate that was revoked for another reason. Raises ``Refused`` (``bad-revocation-reason``,
         ``unknown-certificate``, ``already-revoked``) or ``Unavailable``.
         """
         if reason not in (OPERATOR_REASONS if by_operator else REQUESTER_REASONS):
@@ -71,10 +82,11 @@ class Revoker:
         """The same inside the caller's unit, which has seen to it that the reason may be given."""
         found = _locked(tx, certificate_id)
         now = self._clock.now()
-        if not (
-            statements.set_revoked(tx, certificate_id, now, reason)
-            or statements.set_reason(tx, certificate_id, statements.HOLD, reason)
-        ):
+        was = found.revocation_reason
+        changed = statements.set_revoked(tx, certificate_id, now, reason)
+        if not changed and was is not None and (was == statements.HOLD or reason == KEY_COMPROMISE != was):
+            changed = statements.set_reason(tx, certificate_id, was, reason, now)
+        if not changed:
             raise Refused(Reason("already-revoked", "the certificate is already revoked"))
         if reason == KEY_COMPROMISE and statements.block_key(
             tx, found.spki_sha256, f"certificate {certificate_id} revoked for keyCompromise", now
@@ -106,8 +118,10 @@ class Revoker:
     def release_in(self, tx: Tx, certificate_id: int, origin: Origin) -> StoredCertificate:
         """The same inside the caller's unit."""
         found = _locked(tx, certificate_id)
-        if not statements.set_released(tx, certificate_id):
+        now = self._clock.now()
+        if not statements.set_released(tx, certificate_id, now):
             raise Refused(Reason("not-held", "the certificate is not on hold"))
+        crls.note_removed(tx, found.authority, found.generation, found.crl_shard, found.serial, now)
         return self._changed(tx, found, "certificate.released", origin)
 
     def _changed(
@@ -122,6 +136,8 @@ class Revoker:
         """The event, and the job that brings the CRL up to date."""
         now = statements.get(tx, was.id)
         assert now is not None
+        if now.revoked is not None and was.revoked is None:
+            crls.forget_removed(tx, was.authority, was.generation, was.crl_shard, was.serial)
         record(
             tx,
             self._clock.now_ms(),
@@ -142,8 +158,9 @@ class Revoker:
             tx,
             self._clock.now_ms(),
             CRL_JOB,
-            {"authority": was.authority, "shard": was.crl_shard},
-            key=f"{was.authority}/{was.crl_shard}",
+            {"authority": was.authority, "generation": was.generation, "shard": was.crl_shard},
+            due_ms=self._clock.now_ms() + 1000 * self._publish_seconds(was.authority),
+            key=f"{was.authority}/{was.generation}/{was.crl_shard}",
         )
         if also is not None:
             also(tx, now)

@@ -178,31 +178,33 @@ def set_revoked(tx: Tx, id: int, at: int, reason: int) -> bool:
     """Mark as revoked; False when it was already."""
     return (
         tx.run(
-            "UPDATE certificates SET revoked = ?, revocation_reason = ? WHERE id = ? AND revoked IS NULL",
-            (at, reason, id),
+            "UPDATE certificates SET revoked = ?, revocation_reason = ?, status_changed = ?"
+            " WHERE id = ? AND revoked IS NULL",
+            (at, reason, at, id),
         )
         == 1
     )
 
 
-def set_reason(tx: Tx, id: int, was: int, reason: int) -> bool:
+def set_reason(tx: Tx, id: int, was: int, reason: int, at: int) -> bool:
     """Give a revoked certificate another reason; False when it was not revoked for ``was``."""
     return (
         tx.run(
-            "UPDATE certificates SET revocation_reason = ? WHERE id = ? AND revocation_reason = ?",
-            (reason, id, was),
+            "UPDATE certificates SET revocation_reason = ?, status_changed = ?"
+            " WHERE id = ? AND revocation_reason = ?",
+            (reason, at, id, was),
         )
         == 1
     )
 
 
-def set_released(tx: Tx, id: int) -> bool:
+def set_released(tx: Tx, id: int, at: int) -> bool:
     """Take a certificate's hold away; False when it was not held."""
     return (
         tx.run(
-            "UPDATE certificates SET revoked = NULL, revocation_reason = NULL"
+            "UPDATE certificates SET revoked = NULL, revocation_reason = NULL, status_changed = ?"
             f" WHERE id = ? AND revocation_reason = {HOLD}",
-            (id,),
+            (at, id),
         )
         == 1
     )
@@ -224,21 +226,6 @@ def set_replaced_by(tx: Tx, id: int, successor: int) -> bool:
         )
         == 1
     )
-
-
-def revoked_in_shard(
-    tx: Tx, authority: str, shard: int, not_after_from: int, after_id: int, limit: int
-) -> list[tuple[int, bytes, int, int]]:
-    """(id, serial, revoked, reason) of a shard's revoked certificates that expire then or later."""
-    return [
-        (r[0], r[1], r[2], r[3])
-        for r in tx.all(
-            "SELECT id, serial, revoked, revocation_reason FROM certificates"
-            " WHERE authority = ? AND crl_shard = ? AND revoked IS NOT NULL AND not_after >= ? AND id > ?"
-            " ORDER BY id LIMIT ?",
-            (authority, shard, not_after_from, after_id, limit),
-        )
-    ]
 
 
 def is_blocked(tx: Tx, spki_sha256: bytes) -> bool:

@@ -4,6 +4,16 @@
 ALTER TABLE authorities ADD COLUMN generation INTEGER NOT NULL DEFAULT 1;
 ALTER TABLE certificates ADD COLUMN generation INTEGER NOT NULL DEFAULT 1;
 
+-- When a certificate was last revoked, held, released or given another reason: for delta CRLs.
+ALTER TABLE certificates ADD COLUMN status_changed INTEGER;
+UPDATE certificates SET status_changed = revoked WHERE revoked IS NOT NULL;
+-- All that a CRL says of a certificate, in the order in which they expire.
+DROP INDEX certificates_revoked;
+CREATE INDEX certificates_revoked ON certificates
+    (authority, generation, crl_shard, not_after, id, serial, revoked, revocation_reason) WHERE revoked IS NOT NULL;
+CREATE INDEX certificates_status_changed ON certificates (authority, generation, crl_shard, status_changed)
+    WHERE revoked IS NOT NULL;
+
 -- Every generation of every authority. 'next' is not issued from yet, 'past' no more (its CRLs and OCSP answers are
 -- still signed), 'retired' signs nothing at all. Without a certificate it waits for one to its CSR.
 CREATE TABLE authority_generations (
