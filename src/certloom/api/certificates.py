@@ -459,7 +459,8 @@ def _again(tx: Tx, certificate: StoredCertificate) -> StoredCertificate:
 def _chain(call: Call[Any, Any, Any], certificate: StoredCertificate) -> list[bytes]:
     """Its DER and those of its issuers, as far as they are known here."""
     try:
-        return [certificate.der, *call.services.books.authority(certificate.authority).chains()[0]]
+        authority = call.services.books.authority(certificate.authority)
+        return [certificate.der, *authority.chains(certificate.generation)[0]]
     except UnknownName:
         return [certificate.der]
 

@@ -14,7 +14,8 @@ from typing import Annotated, Any
 import msgspec
 
 from certloom.api import edits
-from certloom.api.edits import Change, DeclaredAuthority
+from certloom.api.authority_edits import DeclaredAuthority, make_ca, put_authority, read_subject, read_terms
+from certloom.api.edits import Change
 from certloom.api.findings import Findings
 from certloom.api.problems import CONFLICT, INVALID, Problem
 from certloom.api.routing import Answer, Authenticated, Call, Name, Time, at_or_none, route
@@ -204,7 +205,8 @@ def _check(services: Services, document: Document, profiles: Sequence[Profile]) 
     authorities = {row.name for row in services.books.authority_rows()}
     for i, authority in enumerate(document.authorities):
         with findings.gather():
-            edits.read_subject(authority, f"$.authorities[{i}]")
+            read_subject(authority.subject, f"$.authorities[{i}]")
+            read_terms(authority, f"$.authorities[{i}]")
         with findings.gather():
             if authority.issuer is not None and authority.issuer not in authorities:
                 place = f"$.authorities[{i}].issuer"
@@ -245,7 +247,7 @@ async def _make_cas(services: Services, document: Document) -> dict[str, NewCA]:
     for i, declared in enumerate(document.authorities):
         if declared.name not in there:
             above = made.get(declared.issuer or "")
-            made[declared.name] = await edits.make_ca(services, declared, above, f"$.authorities[{i}]")
+            made[declared.name] = await make_ca(services, declared, above, f"$.authorities[{i}]")
     return made
 
 
@@ -264,7 +266,7 @@ def _put(
     secrets: list[ShownOnce] = []
     for authority in document.authorities:
         ca = new_cas.get(authority.name)
-        changes.append(edits.put_authority(tx, services, authority, ca, origin))
+        changes.append(put_authority(tx, services, authority, ca, origin))
     for profile in profiles:
         changes.append(edits.put_profile(tx, services, profile, origin)[0])
     changes += _put_rules(tx, services, rules, origin)

@@ -8,24 +8,16 @@ and after, and says what became of it. The caller has checked what the thing ref
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 
-from certloom.api.problems import CONFLICT, INVALID, UNAVAILABLE, Problem
-from certloom.api.routing import Name
+from certloom.api.problems import INVALID, Problem
 from certloom.api.services import Services
 from certloom.audit import Origin, record
-from certloom.authorities.creation import NewCA, make_local_ca
-from certloom.authorities.local import KIND, LocalBody, URLs
-from certloom.pki import names as x501
-from certloom.pki.certificates import parse_certificate
 from certloom.policy.channels import Channel
 from certloom.policy.profiles import Profile, ProfileError, encode_profile, parse_profile
-from certloom.signing import SigningRefused, SigningUnavailable
-from certloom.store import authorities as authority_statements
 from certloom.store import configuration
-from certloom.store.authorities import StoredAuthority
 from certloom.store.base import Tx
 
 _CHALLENGES = frozenset({"http-01", "dns-01", "tls-alpn-01", "dns-account-01", "dns-persist-01"})
@@ -42,22 +34,6 @@ class Change(msgspec.Struct, frozen=True):
     """``created``, ``changed`` or ``unchanged``."""
     details: tuple[str, ...] = ()
     """For people: ``field: old -> new``."""
-
-
-class DeclaredAuthority(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A local CA. What it is cannot change once it is made."""
-
-    name: Name
-    subject: str
-    """Such as ``CN=Devices CA, O=Example``."""
-    issuer: str | None = None
-    """The authority above it; none makes a root."""
-    key: str = "P-256"
-    """``P-256``, ``P-384``, ``RSA-3072``, ``ML-DSA-65`` ..."""
-    days: Annotated[int, msgspec.Meta(ge=1, le=36500)] = 3650
-    """How long its certificate is valid, unless its issuer's ends before."""
-    crl_shards: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 16
-    """Over how many CRLs its certificates are spread."""
 
 
 def invalid(what: str, path: str) -> Problem:
@@ -130,73 +106,6 @@ def put_channel(tx: Tx, services: Services, channel: Channel, origin: Origin) ->
     subject = f"channel:acme/{channel.name}"
     record(tx, services.clock.now_ms(), f"channel.{what}", subject, origin, before_and_after(body, new))
     return Change("channel", channel.name, what, () if body is None else differences(body, new))
-
-
-# -- authorities -----------------------------------------------------------------------------------------
-
-
-def read_subject(declared: DeclaredAuthority, path: str = "$") -> x501.Name:
-    """Its distinguished name. Raises ``Problem``."""
-    try:
-        return x501.parse_name(declared.subject)
-    except x501.BadName as error:
-        raise invalid(str(error), f"{path}.subject") from None
-
-
-async def make_ca(
-    services: Services, declared: DeclaredAuthority, above: NewCA | None = None, path: str = "$"
-) -> NewCA:
-    """Make a CA's key and certificate, outside any unit: keys take their time. Raises ``Problem``."""
-    issuer: StoredAuthority | None = None
-    if above is not None:
-        issuer = above.authority
-    elif declared.issuer is not None:
-        issuer = services.books.authority_row(declared.issuer)
-    try:
-        return await make_local_ca(
-            services.signing,
-            services.clock,
-            URLs(services.origins.http),
-            name=declared.name,
-            subject=read_subject(declared, path),
-            days=declared.days,
-            algorithm=declared.key,
-            crl_shards=declared.crl_shards,
-            issuer=issuer,
-        )
-    except SigningUnavailable as error:
-        raise Problem(UNAVAILABLE, str(error)) from error
-    except SigningRefused as error:
-        if error.code == "bad-request":
-            raise invalid(str(error), path) from None
-        raise Problem(CONFLICT, str(error)) from error
-
-
-def put_authority(
-    tx: Tx, services: Services, declared: DeclaredAuthority, ca: NewCA | None, origin: Origin
-) -> Change:
-    """Store a new CA, or see that there is one like it. Raises ``Problem`` for one that is not."""
-    row = authority_statements.get(tx, declared.name)
-    if row is not None:
-        same = (
-            row.kind == KIND
-            and row.issuer == declared.issuer
-            and row.crl_shards == declared.crl_shards
-            and msgspec.json.decode(row.body, type=LocalBody).generate_as == declared.key
-            and parse_certificate(row.certificate).subject == x501.parse_name(declared.subject)
-        )
-        if not same:
-            raise Problem(
-                CONFLICT, f"authority {declared.name!r} exists and is not what is declared; it cannot change"
-            )
-        return Change("authority", declared.name, "unchanged")
-    if ca is not None:
-        ca.store(tx)
-        data = before_and_after(None, _encode(declared))
-        subject = f"authority:{declared.name}"
-        record(tx, services.clock.now_ms(), "authority.created", subject, origin, data)
-    details = (x501.format_name(x501.parse_name(declared.subject)),)
-    return Change("authority", declared.name, "created", details)
 
 
 # -- for people and for the audit log --------------------------------------------------------------------

@@ -601,7 +601,8 @@ async def private_key(call: Call[RequestPath, None, KeyWanted]) -> Answer:
         key, certificate = await call.write(unit)
         chain: list[bytes] = []
         if certificate is not None:
-            chain = [certificate.der, *services.books.authority(certificate.authority).chains()[0]]
+            authority = services.books.authority(certificate.authority)
+            chain = [certificate.der, *authority.chains(certificate.generation)[0]]
         label = certificate.names[0].partition(":")[2] if certificate and certificate.names else call.path.id
         data = await encrypted(key, wanted.password, wanted.format, chain, label)
     except Refused as refused:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from certloom.api.cursors import Cursors
     from certloom.audit import Checkpoints
+    from certloom.authorities.certifying import Certifier
     from certloom.clock import Clock
     from certloom.enrollment.approvals import Approvals
     from certloom.enrollment.books import Books
@@ -50,6 +51,8 @@ class Services:
     store: Store
     data_key: DataKey
     signing: Signing
+    certifier: Certifier
+    """Signs CA certificates."""
     books: Books
     credentials: Credentials
     runner: Runner

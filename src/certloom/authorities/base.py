@@ -89,8 +89,11 @@ class Authority(Protocol):
         """
         ...
 
-    def chains(self) -> tuple[tuple[bytes, ...], ...]:
-        """DER issuer chains, preferred first: from the issuing certificate up to, but without, its root."""
+    def chains(self, generation: int | None = None) -> tuple[tuple[bytes, ...], ...]:
+        """DER issuer chains, preferred first: from the issuing certificate up to, but without, its root.
+
+        Of what this generation of the authority issued; None: of what is issued now.
+        """
         ...
 
     async def close(self) -> None:

@@ -20,9 +20,17 @@ import structlog
 
 from certloom.authorities.base import AuthorityError, AuthorityUnavailable, Issued
 from certloom.authorities.ct import CTLogs, precertificate_template, sample_template, with_scts
+from certloom.authorities.generations import (
+    RETIRED,
+    chains_from,
+    find_generation,
+    primary_path,
+)
 from certloom.authorities.lint import Linter, shape_of, unsigned_certificate
 from certloom.authorities.serials import SerialPool
 from certloom.clock import Clock
+from certloom.pki import name_constraints
+from certloom.pki.ca_extensions import ANY_POLICY, CERTIFICATE_POLICIES, certificate_policies
 from certloom.pki.certificates import (
     CertificateTemplate,
     TemplateError,
@@ -31,6 +39,8 @@ from certloom.pki.certificates import (
     recheck,
 )
 from certloom.pki.crl import CRLTemplate
+from certloom.pki.extensions import Extension
+from certloom.pki.name_constraints import NameConstraints
 from certloom.policy.decisions import CertificateContents, CTTerms, LintMode
 from certloom.signing import LOST, Signing, SigningError, SigningRefused
 from certloom.store.authorities import StoredAuthority, StoredGeneration
@@ -72,6 +82,10 @@ class LocalBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     """Where its certification practice statement is."""
     policies: tuple[str, ...] = ()
     """Certificate policies (dotted OIDs) in what it issues."""
+    trust_seconds: Annotated[int, msgspec.Meta(ge=0, le=3660 * _DAY)] = 30 * _DAY
+    """Of a root: for how long the next generation's certificate is published before it is issued from."""
+    crl_number_above: Annotated[int, msgspec.Meta(ge=0, le=2**62)] = 0
+    """The number of the last CRL that was made elsewhere, before its key came here."""
 
 
 class URLs(msgspec.Struct, frozen=True):
@@ -137,8 +151,15 @@ class LocalAuthority:
         self._logs = logs
         self._issuer_url = urls.issuer(self.name, self.generation)
         self._ocsp_url = urls.ocsp(self.name) if self.options.ocsp else None
+        self._policies: tuple[Extension, ...] = ()
+        if self.options.policies or self.options.cps:
+            policies = self.options.policies or (ANY_POLICY,)
+            self._policies = (certificate_policies(policies, self.options.cps),)
         # What of this authority shows in a certificate's shape.
         self._form = self._issuer.key_identifier + bytes((self.options.ocsp, self.delta_seconds > 0))
+        self._form += b"".join(extension.value for extension in self._policies)
+        self._chains: dict[int, tuple[tuple[bytes, ...], ...]] = {}
+        self._name_constraints: tuple[NameConstraints, ...] | None = None
 
     def template(self, contents: CertificateContents, serial: bytes, shard: int) -> CertificateTemplate:
         """What was decided, with what this CA adds."""
@@ -151,7 +172,7 @@ class LocalAuthority:
             not_after=contents.not_after,
             key_usage=contents.key_usage,
             extended_key_usage=contents.extended_key_usage,
-            extensions=contents.extensions,
+            extensions=self._with_policies(contents.extensions),
             crl_url=self._urls.crl(self.name, shard, self.generation),
             issuer_url=self._issuer_url,
             ocsp_url=self._ocsp_url,
@@ -160,7 +181,16 @@ class LocalAuthority:
             else None,
         )
 
+    def _with_policies(self, extensions: tuple[Extension, ...]) -> tuple[Extension, ...]:
+        """A profile that names certificate policies of its own knows better."""
+        if not self._policies or any(e.oid == CERTIFICATE_POLICIES for e in extensions):
+            return extensions
+        return extensions + self._policies
+
     async def issue(self, contents: CertificateContents) -> Issued:
+        if self._row.state != "active":
+            raise AuthorityError("authority-retired", f"authority {self.name} issues no more")
+        self._obey_constraints(contents)
         if contents.not_after > self._issuer.not_after:
             raise AuthorityError("beyond-authority", f"authority {self.name} itself expires before that")
         terms = contents.ct
@@ -204,6 +234,30 @@ class LocalAuthority:
             _log.error("authority.misissued", authority=self.name, serial=serial, what=differences)
             raise AuthorityError("recheck-failed", "the certificate was not what was decided; withheld")
         return der
+
+    def _obey_constraints(self, contents: CertificateContents) -> None:
+        """Its own name constraints and those of the CAs above it: clients would refuse the certificate.
+
+        Raises ``AuthorityError``.
+        """
+        found = self._name_constraints
+        if found is None:
+            above, root = self._above()
+            certificates = above if root is None else (*above, root)
+            found = self._name_constraints = tuple(
+                name_constraints.decode(extension.value)
+                for certificate in certificates
+                for extension in parse_certificate(certificate).extensions
+                if extension.oid == name_constraints.NAME_CONSTRAINTS
+            )
+        for constraints in found:
+            said = name_constraints.violations(constraints, contents.subject, contents.identifiers)
+            if said:
+                raise AuthorityError(
+                    "name-constraints",
+                    f"name constraints of authority {self.name} or of one above it: {'; '.join(said[:5])}",
+                    tuple(said[:20]),
+                )
 
     def _ct_logs(self, terms: CTTerms, not_after: int) -> CTLogs:
         """The logs, if they can be had: asked before a serial is taken and anything signed."""
@@ -263,7 +317,9 @@ class LocalAuthority:
     def _generation(self, number: int) -> tuple[str, bytes]:
         """Key id and certificate. Raises ``AuthorityError``."""
         for g in self._generations(self.name):
-            if g.generation == number and g.certificate is not None and g.key_id is not None:
+            if g.generation != number or g.state == RETIRED:
+                continue
+            if g.certificate is not None and g.key_id is not None:
                 return g.key_id, g.certificate
         raise AuthorityError(
             "no-generation", f"authority {self.name} has no generation {number} to sign with"
@@ -271,23 +327,35 @@ class LocalAuthority:
 
     # -- chains ------------------------------------------------------------------------------------------
 
-    def chains(self) -> tuple[tuple[bytes, ...], ...]:
-        """The chain up to our root, then one through each cross-certificate."""
-        above, _ = self._above()
-        return (above, *((certificate,) for certificate in self.options.cross_certificates))
+    def chains(self, generation: int | None = None) -> tuple[tuple[bytes, ...], ...]:
+        """Of what that generation issued (None: the current one); the preferred chain first."""
+        number = self.generation if generation is None else generation
+        found = self._chains.get(number)
+        if found is None:
+            found = self._chains[number] = self._all_chains(number)
+        return found
+
+    def _all_chains(self, number: int) -> tuple[tuple[bytes, ...], ...]:
+        for g in self._generations(self.name):
+            if g.generation == number and g.certificate is not None:
+                found = chains_from(g, self._generations)
+                break
+        else:
+            return ((),)
+        if number != self.generation:
+            return found
+        others = [(der,) for der in self.options.cross_certificates]
+        return (*found, *(chain for chain in others if chain not in found))
+
+    def forget_chains(self) -> None:
+        """After any authority's generations have changed."""
+        self._chains.clear()
+        self._name_constraints = None
 
     def _above(self) -> tuple[tuple[bytes, ...], bytes | None]:
         """The chain up to our root; and that, if it is known here."""
-        above: list[bytes] = []
-        certificate, issuer = self._row.certificate, self._row.issuer
-        while issuer is not None:
-            above.append(certificate)
-            signed_by = parse_certificate(certificate).authority_key_identifier
-            found = [g for g in self._generations(issuer) if g.key_identifier == signed_by]
-            if not found or found[0].certificate is None:
-                return tuple(above), None
-            certificate, issuer = found[0].certificate, found[0].issuer
-        return tuple(above), certificate
+        own = find_generation(self._generations(self.name), self._row.key_identifier)
+        return ((self._row.certificate,), None) if own is None else primary_path(own, self._generations)
 
     async def close(self) -> None:
         await self._serials.close()

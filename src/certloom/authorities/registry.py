@@ -14,6 +14,10 @@ from certloom.store.authorities import StoredAuthority, StoredGeneration, Stored
 from certloom.store.base import Store, StoreError, Tx
 
 
+class UnknownKey(StoreError):
+    """An authority's key was not there when keys were read."""
+
+
 class Authorities:
     """Makes authorities of rows. What outlives a change of a row, such as reserved serials, is kept here."""
 
@@ -57,15 +61,20 @@ class Authorities:
         for key in keys:
             self._signing.know(key.id, key.sealed)
         self._key_ids = {key.id for key in keys}
+        for authority in self.local.values():
+            authority.forget_chains()
 
     def generations(self, authority: str) -> tuple[StoredGeneration, ...]:
         """Those of one authority, oldest first, as they were read last."""
         return self._generations.get(authority, ())
 
     def make(self, row: StoredAuthority) -> Authority:
-        """What issues for this row. Raises ``StoreError`` where its kind or its key is not to be had."""
-        if row.kind != KIND or row.key_id not in self._key_ids:
+        """What issues for this row. Raises ``StoreError`` where its kind is not to be had, ``UnknownKey``
+        where its key is newer than what was read."""
+        if row.kind != KIND:
             raise StoreError(f"authority {row.name}: nothing here can issue for the kind {row.kind!r}")
+        if row.key_id not in self._key_ids:
+            raise UnknownKey(f"authority {row.name}: its key {row.key_id} is not to be had")
         pool = self._pools.get(row.name)
         if pool is None:
             pool = self._pools[row.name] = SerialPool(self._store, self._clock, row.name, self._node)

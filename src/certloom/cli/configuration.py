@@ -1,4 +1,4 @@
-"""``certloom apply``, ``profile``, ``channel`` and ``authority``."""
+"""``certloom apply``, ``profile`` and ``channel``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from certloom.cli.run import Run, command, group, single
 apply = single()
 profile = group("Certificate profiles.")
 channel = group("Enrolment addresses.")
-authority = group("CAs that issue.")
 
 
 @command(apply, "apply")
@@ -118,19 +117,6 @@ def delete_channel(run: Run, name: str, protocol: Protocol = "acme") -> None:
     """Serve a channel no longer. What was issued through it stays."""
     run.client.delete("/channels" + at(protocol, name))
     run.say({"deleted": name}, f"channel {name} is deleted")
-
-
-@command(authority, "list")
-def list_authorities(run: Run, limit: Limit = 1000) -> None:
-    """Every authority."""
-    rows = run.client.rows("/authorities", limit)
-    run.table(rows, ("name", "kind?", "issuer?", "subject", "not_after", "state"), "no authorities")
-
-
-@command(authority, "show")
-def show_authority(run: Run, name: str) -> None:
-    """An authority, with its certificate."""
-    run.record(run.client.get("/authorities" + at(name)))
 
 
 def _show(run: Run, found: dict[str, Any], part: dict[str, Any]) -> None:

@@ -35,7 +35,7 @@ TREE = {
     "plan": _Entry("plans", "app", _RULE, "Say what a change would do to the inventory."),
     "profile": _Entry("configuration", "profile", _RULE, "Certificate profiles."),
     "channel": _Entry("configuration", "channel", _RULE, "Enrolment addresses."),
-    "authority": _Entry("configuration", "authority", _RULE, "CAs that issue."),
+    "authority": _Entry("authorities", "app", _RULE, "CAs that issue."),
     "policy": _Entry(
         "policy", "app", _RULE, "Rules above profiles, and why a request was decided as it was."
     ),

@@ -18,7 +18,7 @@ from certloom.policy.rules import NO_RULES, Rule, Ruleset, stored_rule
 from certloom.store import authorities as authority_statements
 from certloom.store import configuration
 from certloom.store import rules as rule_statements
-from certloom.store.authorities import StoredAuthority
+from certloom.store.authorities import StoredAuthority, StoredGeneration
 from certloom.store.base import Store, Tx
 
 C = TypeVar("C", bound=Channel)
@@ -42,6 +42,8 @@ class Reading(msgspec.Struct, frozen=True):
     """The newest version of each rule, with its number."""
     ruleset: Ruleset = NO_RULES
     """Those of them that are in force."""
+    generations: tuple[StoredGeneration, ...] = ()
+    """Of all authorities: those that have a certificate."""
 
 
 def read_configuration(tx: Tx) -> Reading:
@@ -61,6 +63,7 @@ def read_configuration(tx: Tx) -> Reading:
         tuple(authority_statements.every(tx)),
         rules,
         ruleset if ruleset else NO_RULES,
+        tuple(g for g in authority_statements.generations(tx) if g.certificate is not None),
     )
 
 
@@ -86,7 +89,10 @@ class Books:
         for row in reading.authorities:
             if row != before.get(row.name):
                 self._authorities[row.name] = self._make_authority(row)
-        self._by_key_identifier = {row.key_identifier: row.name for row in reading.authorities}
+        # Also what past generations have issued is found by who issued it.
+        self._by_key_identifier = {
+            g.key_identifier: g.authority for g in reading.generations if g.key_identifier is not None
+        }
         self._reading = reading
         return True
 
@@ -140,6 +146,10 @@ class Books:
     def authority_rows(self) -> tuple[StoredAuthority, ...]:
         return self._reading.authorities
 
+    def generations(self, name: str) -> tuple[StoredGeneration, ...]:
+        """Those of an authority that have a certificate, oldest first."""
+        return tuple(g for g in self._reading.generations if g.authority == name)
+
     def authority_row(self, name: str) -> StoredAuthority:
         """Raises ``UnknownName``."""
         for row in self._reading.authorities:
@@ -148,7 +158,8 @@ class Books:
         raise UnknownName(f"there is no authority {name!r}")
 
     def authority_by_key_identifier(self, key_identifier: bytes) -> str | None:
-        """The name of the authority with this subject key identifier (an issued certificate's AKI)."""
+        """The name of the authority that has, in any of its generations, this subject key identifier (an
+        issued certificate's AKI)."""
         return self._by_key_identifier.get(key_identifier)
 
     async def close(self) -> None:

@@ -32,13 +32,14 @@ from certloom.identity.ratelimit import Limit
 from certloom.protocols.acme.routes import ACMEApp
 from certloom.protocols.acme.service import ACMEService
 from certloom.server.admin import AdminApp
+from certloom.server.ca_pages import roots_pem
 from certloom.server.connections import ASGIApp, Connections, Listener
 from certloom.server.data_dir import write_atomically
 from certloom.server.health import Doctor
 from certloom.server.http import protocol_factory
 from certloom.server.metrics import Metrics
 from certloom.server.metrics_app import MetricsApp
-from certloom.server.pages import Pages, below, refusal, roots_pem
+from certloom.server.pages import Pages, below, refusal
 from certloom.server.retention import Retention
 from certloom.server.rooms import Rooms, open_rooms
 from certloom.server.services import services
@@ -135,6 +136,7 @@ class Application:
         every(60, "https certificate", self.tls.keep if self._has_tls else _nothing)
         every(2, "configuration", rooms.refresh)
         every(60, "CRLs", rooms.crls.refresh)
+        every(60, "roots", self._write_roots)
         every(60, "approvals", rooms.approvals.expire)
         every(60, "server keys", rooms.server_keys.wipe_expired)
         retention = Retention(rooms.store, rooms.clock, rooms.settings.retention)
@@ -150,6 +152,12 @@ class Application:
         if rooms.store.dialect != "sqlite":
             every(600, "abandoned serials", lambda: burn_abandoned(rooms.store, rooms.clock, alone=False))
 
+    async def _write_roots(self) -> None:
+        """Keep the file of roots to trust as the authorities are."""
+        path, roots = self.rooms.data_dir.root_pem, roots_pem(self.rooms.books)
+        if not path.exists() or path.read_bytes() != roots:
+            write_atomically(path, roots, 0o644)
+
     async def _forget_answers(self) -> None:
         rooms = self.rooms
         kept_since = rooms.clock.now() - rooms.settings.api.idempotency_seconds
@@ -159,7 +167,7 @@ class Application:
         """Do all that comes before listening, then listen. Raises ``TLSError`` or ``StoreError``."""
         rooms = self.rooms
         await burn_abandoned(rooms.store, rooms.clock, alone=rooms.store.dialect == "sqlite")
-        write_atomically(rooms.data_dir.root_pem, roots_pem(rooms), 0o644)
+        await self._write_roots()
         if self._has_tls:
             await self.tls.start()
         # Before anybody can ask for them, and before the first certificate names one.

@@ -15,11 +15,12 @@ from dataclasses import dataclass
 import structlog
 
 from certloom.audit import Checkpoints
-from certloom.authorities.conversion import hand_over_keys
+from certloom.authorities.certifying import Certifier
+from certloom.authorities.conversion import enter_ca_certificates, hand_over_keys
 from certloom.authorities.ct import CTLogs
 from certloom.authorities.lint import Linter
 from certloom.authorities.local import URLs
-from certloom.authorities.registry import Authorities
+from certloom.authorities.registry import Authorities, UnknownKey
 from certloom.clock import Clock
 from certloom.enrollment.approvals import Approvals
 from certloom.enrollment.books import Books
@@ -64,6 +65,7 @@ class Rooms:
     linter: Linter
     ct_logs: CTLogs
     authorities: Authorities
+    certifier: Certifier
     books: Books
     credentials: Credentials
     runner: Runner
@@ -88,7 +90,15 @@ class Rooms:
         if generation == self.books.generation:
             return False
         await self.authorities.load()
-        return await self.books.refresh()
+        try:
+            await self.books.refresh()
+        except UnknownKey:
+            generation = -1  # made after the keys were read
+        if self.books.generation != generation:
+            # Changed again in between: authorities must not be older than the books.
+            await self.authorities.load()
+            await self.books.refresh()
+        return True
 
     async def close(self) -> None:
         """Give back what is held and close the store; whatever fails on the way is logged."""
@@ -139,6 +149,7 @@ async def open_rooms(
         signing = await open_signing(settings, data_dir, clock, serve=serve)
         await complete_first_run(store, clock, data_key, signing, credentials, urls)
         await hand_over_keys(store, data_key, signing)
+        await enter_ca_certificates(store, clock)
         http = http_client(settings)
         ct_logs = CTLogs(settings.ct, http, clock)
         authorities = Authorities(store, clock, signing, linter, urls, node, ct_logs)
@@ -163,6 +174,7 @@ async def open_rooms(
             linter=linter,
             ct_logs=ct_logs,
             authorities=authorities,
+            certifier=Certifier(store, clock, signing, urls, linter),
             books=books,
             credentials=credentials,
             runner=runner,

@@ -34,6 +34,7 @@ def services(rooms: Rooms, metrics: Callable[[str], Awaitable[tuple[bytes, str]]
         store=rooms.store,
         data_key=rooms.data_key,
         signing=rooms.signing,
+        certifier=rooms.certifier,
         books=rooms.books,
         credentials=rooms.credentials,
         runner=rooms.runner,

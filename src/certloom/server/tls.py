@@ -21,6 +21,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 
 from certloom.audit import SYSTEM
+from certloom.authorities.generations import RETIRED
 from certloom.enrollment.asks import Ask
 from certloom.pki import keys
 from certloom.pki.certificates import parse_certificate
@@ -158,10 +159,12 @@ class ListenerTLS:
 
     def _trust(self) -> None:
         """Let the client context know every authority there is; who may do what is asked of the inventory."""
-        for row in self._rooms.books.authority_rows():
-            if row.certificate not in self._trusted:
-                self.client_context.load_verify_locations(cadata=row.certificate)
-                self._trusted.add(row.certificate)
+        generations = self._rooms.books.reading.generations
+        own = (g.certificate for g in generations if g.certificate is not None and g.state != RETIRED)
+        for certificate in own:
+            if certificate not in self._trusted:
+                self.client_context.load_verify_locations(cadata=certificate)
+                self._trusted.add(certificate)
 
     def _load_given(self) -> None:
         paths = (Path(self._listen.tls_certificate), Path(self._listen.tls_key))
@@ -244,5 +247,5 @@ class ListenerTLS:
         )
         if certificate is None:
             raise TLSError(f"the request is {request.state}; a listener cannot wait")
-        chain = rooms.books.authority(certificate.authority).chains()[0]
+        chain = rooms.books.authority(certificate.authority).chains(certificate.generation)[0]
         return _Kept(keys.private_to_der(private_key), (certificate.der, *chain))

@@ -20,7 +20,8 @@ class StoredAuthority(msgspec.Struct, frozen=True):
     key_id: str | None
     crl_shards: int
     state: str
-    """``active`` or ``retired``."""
+    """``active``, ``retired`` (it issues no more), or ``pending``: its certificate, which is empty then, has
+    not come yet."""
     body: str
     """JSON of what only its kind reads."""
     created: int
@@ -71,12 +72,13 @@ _GENERATION_COLUMNS = (
 )
 
 
-def insert(tx: Tx, a: StoredAuthority) -> None:
+def insert(tx: Tx, a: StoredAuthority, first: StoredGeneration | None = None) -> None:
     """With its first generation. Raises ``Conflict`` when the name is taken."""
     tx.run(f"INSERT INTO authorities ({_COLUMNS}) VALUES ({', '.join('?' * 11)})", msgspec.structs.astuple(a))
     insert_generation(
         tx,
-        StoredGeneration(
+        first
+        or StoredGeneration(
             a.name,
             a.generation,
             "current",
@@ -100,6 +102,46 @@ def insert_generation(tx: Tx, g: StoredGeneration) -> None:
     )
 
 
+def update(tx: Tx, a: StoredAuthority) -> None:
+    """Everything of it but its name, kind and when it was made."""
+    tx.run(
+        "UPDATE authorities SET issuer = ?, certificate = ?, key_identifier = ?, key_id = ?, crl_shards = ?,"
+        " state = ?, body = ?, generation = ? WHERE name = ?",
+        (
+            a.issuer,
+            a.certificate,
+            a.key_identifier,
+            a.key_id,
+            a.crl_shards,
+            a.state,
+            a.body,
+            a.generation,
+            a.name,
+        ),
+    )
+
+
+def update_generation(tx: Tx, g: StoredGeneration) -> None:
+    """Everything of it but its number and when it was made."""
+    tx.run(
+        "UPDATE authority_generations SET state = ?, issuer = ?, certificate = ?, key_identifier = ?,"
+        " key_id = ?, csr = ?, body = ?, activated = ?, ended = ? WHERE authority = ? AND generation = ?",
+        (
+            g.state,
+            g.issuer,
+            g.certificate,
+            g.key_identifier,
+            g.key_id,
+            g.csr,
+            g.body,
+            g.activated,
+            g.ended,
+            g.authority,
+            g.generation,
+        ),
+    )
+
+
 def generations(tx: Tx, authority: str | None = None) -> list[StoredGeneration]:
     """Those of one authority, or of all; by authority, oldest first."""
     where, params = ("", ()) if authority is None else (" WHERE authority = ?", (authority,))
@@ -111,13 +153,13 @@ def generations(tx: Tx, authority: str | None = None) -> list[StoredGeneration]:
 
 
 def every(tx: Tx) -> list[StoredAuthority]:
-    return [
-        StoredAuthority(*row) for row in tx.all(f"SELECT {_COLUMNS} FROM authorities ORDER BY created, name")
-    ]
+    """All that have a certificate."""
+    rows = tx.all(f"SELECT {_COLUMNS} FROM authorities WHERE state <> 'pending' ORDER BY created, name")
+    return [StoredAuthority(*row) for row in rows]
 
 
-def get(tx: Tx, name: str) -> StoredAuthority | None:
-    row = tx.one(f"SELECT {_COLUMNS} FROM authorities WHERE name = ?", (name,))
+def get(tx: Tx, name: str, *, lock: bool = False) -> StoredAuthority | None:
+    row = tx.one(f"SELECT {_COLUMNS} FROM authorities WHERE name = ?{tx.for_update if lock else ''}", (name,))
     return None if row is None else StoredAuthority(*row)
 
 

@@ -41,7 +41,7 @@ async def certificate(service: ACMEService, x: Exchange, id: str, alternate: str
     if state.status is not OrderStatus.VALID or found is None:
         raise malformed("there is no certificate yet", 404)
     try:
-        chains = service.books.authority(found.authority).chains()
+        chains = service.books.authority(found.authority).chains(found.generation)
     except UnknownName:
         chains = ((),)
     which = int(alternate) if alternate.isascii() and alternate.isdigit() and len(alternate) < 4 else 0
