@@ -60,6 +60,8 @@ class StoredCertificate(msgspec.Struct, frozen=True):
 
 HOLD = 6
 """The CRLReason of what may be released again: certificateHold."""
+STATUS_CHANGED = "certificate-status"
+"""Signalled by every unit that revokes, holds or releases, or gives another reason (``Store.listen``)."""
 
 _FIELDS = (
     "authority, serial, der, spki_sha256, not_before, not_after, profile, profile_version, requester,"
@@ -176,6 +178,7 @@ def chunk(tx: Tx, after: int, limit: int) -> list[StoredCertificate]:
 
 def set_revoked(tx: Tx, id: int, at: int, reason: int) -> bool:
     """Mark as revoked; False when it was already."""
+    tx.signal(STATUS_CHANGED)
     return (
         tx.run(
             "UPDATE certificates SET revoked = ?, revocation_reason = ?, status_changed = ?"
@@ -188,6 +191,7 @@ def set_revoked(tx: Tx, id: int, at: int, reason: int) -> bool:
 
 def set_reason(tx: Tx, id: int, was: int, reason: int, at: int) -> bool:
     """Give a revoked certificate another reason; False when it was not revoked for ``was``."""
+    tx.signal(STATUS_CHANGED)
     return (
         tx.run(
             "UPDATE certificates SET revocation_reason = ?, status_changed = ?"
@@ -200,6 +204,7 @@ def set_reason(tx: Tx, id: int, was: int, reason: int, at: int) -> bool:
 
 def set_released(tx: Tx, id: int, at: int) -> bool:
     """Take a certificate's hold away; False when it was not held."""
+    tx.signal(STATUS_CHANGED)
     return (
         tx.run(
             "UPDATE certificates SET revoked = NULL, revocation_reason = NULL, status_changed = ?"

@@ -13,6 +13,8 @@ CREATE INDEX certificates_revoked ON certificates
     (authority, generation, crl_shard, not_after, id, serial, revoked, revocation_reason) WHERE revoked IS NOT NULL;
 CREATE INDEX certificates_status_changed ON certificates (authority, generation, crl_shard, status_changed)
     WHERE revoked IS NOT NULL;
+-- What has changed lately, whatever to: for OCSP answers that other processes hold.
+CREATE INDEX certificates_status_changed_lately ON certificates (status_changed) WHERE status_changed IS NOT NULL;
 
 -- Every generation of every authority. 'next' is not issued from yet, 'past' no more (its CRLs and OCSP answers are
 -- still signed), 'retired' signs nothing at all. Without a certificate it waits for one to its CSR.
