@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,6 +14,9 @@ from certloom.cli.client import LONG_SECONDS
 from certloom.cli.options import REFUSED, AsJSON, Config
 from certloom.cli.reach import fail, read_settings
 from certloom.cli.run import Run, command, single
+
+if TYPE_CHECKING:
+    from certloom.settings import Settings
 
 backup = single()
 restore = single()
@@ -54,9 +57,9 @@ def put_back(
 
     import msgspec
 
+    from certloom import logs
     from certloom.audit import Origin
     from certloom.clock import SystemClock
-    from certloom import logs
     from certloom.server.admin import actor
     from certloom.server.restore import RestoreError
     from certloom.server.restore import restore as run
@@ -76,5 +79,33 @@ def put_back(
     print(f"Restored what was backed up at {made}.")
     print(f"{restored.unknown_serials} serial numbers count as issued and unknown.")
     print("What was revoked after the backup must be revoked again.")
+    for wanted in _wanted(settings):
+        print(wanted)
     for path in restored.kept_aside:
         print(f"Put aside: {path}")
+
+
+def _wanted(settings: Settings) -> list[str]:
+    """What else a start needs: key files that are only part of a key, or are not there."""
+    from certloom.secrets import SecretError
+    from certloom.secrets.sources import source_named_in
+    from certloom.server import signer
+    from certloom.server.data_dir import DataDir
+
+    data_dir = DataDir(settings)
+    signer_key = signer.directory(settings, data_dir) / data_dir.signer_key.name
+    told = []
+    for path, section, named in (
+        (data_dir.data_key, "secrets", settings.secrets.source),
+        (signer_key, "signer.secrets", settings.signer.secrets.source),
+    ):
+        try:
+            source = source_named_in(path)
+        except SecretError:
+            told.append(f"Not there, or not for you to read: {path}. Put it back from its own backup.")
+            continue
+        if source != "file":
+            told.append(f"{path} opens with source {source!r} alone, which is not in the backup.")
+        if source != named:
+            told.append(f'Set source = "{source}" in [{section}]: settings name {named!r}.')
+    return told

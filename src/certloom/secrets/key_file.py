@@ -162,7 +162,8 @@ def replace(path: Path, text: bytes) -> None:
         try:
             os.rename(partial, path)
         except BaseException:
-            os.unlink(partial)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(partial)
             raise
         sync_directory(path.parent)
         os.pwrite(old, bytes(status.st_size), 0)

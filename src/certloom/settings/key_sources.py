@@ -115,11 +115,24 @@ def missing(settings: Secrets, source: str) -> Iterator[tuple[str, str]]:
                     yield f"command.{name}", "expected the program's absolute path"
 
 
+def beyond_spawned(settings: Secrets) -> str:
+    """What a signer cannot have when the server starts it; empty if there is nothing.
+
+    The server starts it again whenever it ends, without anybody at a terminal; and what is in the server's
+    own environment is not kept from the server.
+    """
+    if settings.source == "env":
+        return "source: an environment variable for the signer is the server's to read; set signer.mode"
+    if settings.source == "passphrase" and settings.passphrase.ask != "credential":
+        return "passphrase.ask: a signer that the server starts can only have a credential; set signer.mode"
+    return ""
+
+
 def _vault(vault: Vault) -> Iterator[tuple[str, str]]:
     if not _is_https(vault.address):
         yield "vault.address", "expected https://HOST:PORT"
     for name in ("mount", "key", "approle_mount"):
-        if not re.fullmatch(r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*", getattr(vault, name)):
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*", getattr(vault, name)):
             yield f"vault.{name}", "expected letters, digits, '_', '.', '-', and '/' between them"
     if vault.token_file and vault.role_id:
         yield "vault.role_id", "a token or an AppRole, not both"

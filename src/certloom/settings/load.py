@@ -117,6 +117,11 @@ def check(settings: Settings) -> list[str]:
         problems.append("$.mail.security: no password is sent without TLS; choose starttls or tls")
     for where, what in key_sources.missing(settings.secrets, settings.secrets.source):
         problems.append(f"$.secrets.{where}: {what}")
+    signer = settings.signer
+    for where, what in key_sources.missing(signer.secrets, signer.secrets.source):
+        problems.append(f"$.signer.secrets.{where}: {what}")
+    if signer.mode == "spawned" and (what := key_sources.beyond_spawned(signer.secrets)):
+        problems.append(f"$.signer.secrets.{what}")
     for name, log in settings.ct.logs.items():
         if not _LOG_NAME.fullmatch(name):
             problems.append(f"$.ct.logs.{name}: letters, digits and hyphens, please")
