@@ -39,6 +39,7 @@ from certloom.server.health import Doctor
 from certloom.server.http import protocol_factory
 from certloom.server.metrics import Metrics
 from certloom.server.metrics_app import MetricsApp
+from certloom.server.ocsp import OCSPApp
 from certloom.server.pages import Pages, below, refusal
 from certloom.server.retention import Retention
 from certloom.server.rooms import Rooms, open_rooms
@@ -94,12 +95,13 @@ class Application:
                 visits=Limit("visits", rooms.settings.api.requests_per_minute, rooms.clock),
             )
         )
-        everything = below("/acme/", acme, below("/api/", api, below("/console/", console, pages)))
+        public = OCSPApp(rooms.ocsp, lambda: rooms.authorities.local, pages)
+        everything = below("/acme/", acme, below("/api/", api, below("/console/", console, public)))
         admin = AdminApp(below("/api/", api, pages))
         seen = rooms.origins
         apps: dict[str, tuple[ASGIApp, str, bool]] = {
             "https": (everything, seen.https, True),
-            "http": (pages, seen.http, False),
+            "http": (public, seen.http, False),
             "https_client": (below("/api/", api, pages), seen.https_client, True),
             "acme_plain": (below("/acme/", acme, pages), seen.acme_plain, True),
             "admin": (admin, "", False),
@@ -137,6 +139,8 @@ class Application:
         every(2, "configuration", rooms.refresh)
         every(60, "CRLs", rooms.crls.refresh)
         every(60, "roots", self._write_roots)
+        every(60, "OCSP responders", rooms.ocsp.keep)
+        every(10, "OCSP answers", rooms.ocsp.renew)
         every(60, "approvals", rooms.approvals.expire)
         every(60, "server keys", rooms.server_keys.wipe_expired)
         retention = Retention(rooms.store, rooms.clock, rooms.settings.retention)
@@ -150,6 +154,7 @@ class Application:
         if rooms.settings.audit.syslog:
             every(1, "syslog", Forwarder(rooms.store, rooms.clock, rooms.node, rooms.settings.audit).forward)
         if rooms.store.dialect != "sqlite":
+            every(1, "OCSP status", rooms.ocsp.follow)
             every(600, "abandoned serials", lambda: burn_abandoned(rooms.store, rooms.clock, alone=False))
 
     async def _write_roots(self) -> None:

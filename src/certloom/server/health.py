@@ -17,6 +17,7 @@ from certloom import __version__
 from certloom.server.metrics import Metrics
 from certloom.server.rooms import Rooms
 from certloom.signing import SigningError
+from certloom.status.ocsp_responders import RENEWED_BY
 from certloom.store import configuration
 
 _KEEP_SECONDS = 5.0
@@ -116,7 +117,9 @@ class Doctor:
             clock = Check("clock", False, True, f"the clock is {behind} seconds behind the audit log")
         stale = sorted(crls.authority for crls in seen.crls if crls.soonest <= now)
         crls = Check("crls", not stale, False, f"out of date: {', '.join(stale)}" if stale else "")
-        return clock, crls
+        ending = sorted({name for name, _, not_after in seen.responders if not_after - now < RENEWED_BY})
+        said = f"OCSP responders' certificates end soon: {', '.join(ending)}" if ending else ""
+        return clock, crls, Check("ocsp", not ending, False, said)
 
     def _ct_logs(self) -> tuple[Check, ...]:
         failing = sorted(self._rooms.ct_logs.trouble)

@@ -176,6 +176,7 @@ class Metrics:
         for (log, outcome), count in sorted(self._rooms.ct_logs.counts.items()):
             logged.add_metric([log, outcome], count)
         yield logged
+        yield from self._ocsp()
         linked = CounterMetricFamily("certloom_audit_events", "Events linked into the chain by this process.")
         linked.add_metric([], self.tally.linked)
         yield linked
@@ -236,6 +237,20 @@ class Metrics:
                     family.add_metric([profile, protocol], count)
             yield family
 
+    def _ocsp(self) -> Iterator[Metric]:
+        ocsp = self._rooms.ocsp
+        answers = CounterMetricFamily(
+            "certloom_ocsp_answers", "OCSP requests answered.", labels=("answer", "source")
+        )
+        for (answer, source), count in sorted(ocsp.counts.items()):
+            answers.add_metric([answer, source], count)
+        yield answers
+        signed = CounterMetricFamily("certloom_ocsp_signatures", "Signatures made for OCSP answers.")
+        signed.add_metric([], ocsp.batches.signed)
+        yield signed
+        yield _gauge("certloom_ocsp_kept_answers", "OCSP answers that are kept.", len(ocsp.cache))
+        yield _gauge("certloom_ocsp_kept_bytes", "What they take, about.", ocsp.cache.octets)
+
     def _stood(self, seen: Standing) -> Iterator[Metric]:
         now = self._rooms.clock.now()
         yield _gauge("certloom_standing_age_seconds", "How old what the database said is.", now - seen.now)
@@ -271,6 +286,14 @@ class Metrics:
             age.add_metric([crls.authority], now - crls.oldest)
             left.add_metric([crls.authority], crls.soonest - now)
         yield from (age, left)
+        responder = GaugeMetricFamily(
+            "certloom_ocsp_responder_valid_seconds",
+            "Time until the certificate of an authority's OCSP responder ends.",
+            labels=("authority", "generation"),
+        )
+        for authority, generation, not_after in seen.responders:
+            responder.add_metric([authority, str(generation)], not_after - now)
+        yield responder
         yield _gauge("certloom_audit_unlinked_events", "Events not in the chain yet.", seen.unlinked)
         yield _gauge("certloom_audit_sequence", "Number of the chain's last event.", seen.head)
         if self._rooms.settings.audit.syslog:

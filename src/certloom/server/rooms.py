@@ -44,6 +44,7 @@ from certloom.server.signer import open_signing
 from certloom.settings import Origins, Settings, origins
 from certloom.signing import Signing
 from certloom.status.crl import CRLPublisher
+from certloom.status.ocsp import OCSPResponder
 from certloom.store import configuration, open_store
 from certloom.store.base import Store
 
@@ -74,6 +75,7 @@ class Rooms:
     server_keys: ServerKeys
     revoker: Revoker
     crls: CRLPublisher
+    ocsp: OCSPResponder
     checkpoints: Checkpoints
     people: People
     logins: Logins
@@ -98,6 +100,7 @@ class Rooms:
             # Changed again in between: authorities must not be older than the books.
             await self.authorities.load()
             await self.books.refresh()
+        self.ocsp.load()
         return True
 
     async def close(self) -> None:
@@ -183,6 +186,9 @@ async def open_rooms(
             approvals=Approvals(store, clock, enrollment),
             revoker=Revoker(store, clock),
             crls=CRLPublisher(store, clock, runner, lambda: dict(authorities.local), CRL_JOB),
+            ocsp=OCSPResponder(
+                store, clock, signing, node, lambda: authorities.local, authorities.generations
+            ),
             checkpoints=Checkpoints(store, clock, data_key),
             people=people,
             logins=logins,

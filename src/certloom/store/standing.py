@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import msgspec
 
-from certloom.store import events, forwarding
+from certloom.store import events, forwarding, ocsp
 from certloom.store.base import Tx
 
 DAY = 86_400
@@ -41,6 +41,8 @@ class Standing(msgspec.Struct, frozen=True):
     expired: int
     """Such that have expired, in the last 30 days."""
     crls: tuple[CRLs, ...]
+    responders: tuple[tuple[str, int, int], ...]
+    """(authority, generation, notAfter) of each OCSP responder that counts."""
     head: int
     """The last linked event."""
     head_at_ms: int
@@ -70,6 +72,7 @@ def read(tx: Tx, now: int) -> Standing:
                 "SELECT authority, min(this_update), min(next_update) FROM crls GROUP BY authority"
             )
         ),
+        responders=tuple(ocsp.soonest(tx)),
         head=sequence,
         head_at_ms=events.at_of(tx, sequence) or 0,
         unlinked=_count(
