@@ -32,6 +32,7 @@ from certloom.policy.channels import Channel
 from certloom.policy.name_rules import PatternError, check_pattern
 from certloom.policy.profiles import Profile
 from certloom.policy.rules import Rule
+from certloom.store import authorities as authority_statements
 from certloom.store import configuration
 from certloom.store import credentials as credential_statements
 from certloom.store import rules as rule_statements
@@ -243,7 +244,7 @@ def _check_names(credential: DeclaredCredential, path: str) -> None:
 async def _make_cas(services: Services, document: Document) -> dict[str, NewCA]:
     """The CAs that are not there yet, made outside the unit: keys take their time."""
     made: dict[str, NewCA] = {}
-    there = {row.name for row in services.books.authority_rows()}
+    there = await services.store.read(authority_statements.names)
     for i, declared in enumerate(document.authorities):
         if declared.name not in there:
             above = made.get(declared.issuer or "")

@@ -15,6 +15,7 @@ import msgspec
 from certloom.api.problems import INVALID, Problem
 from certloom.api.services import Services
 from certloom.audit import Origin, record
+from certloom.authorities.certifying import PROFILE as CA_PROFILE
 from certloom.policy.channels import Channel
 from certloom.policy.profiles import Profile, ProfileError, encode_profile, parse_profile
 from certloom.store import configuration
@@ -53,7 +54,9 @@ def read_profile(table: dict[str, Any], path: str = "$") -> Profile:
 
 
 def check_profile(profile: Profile, authorities: Collection[str], path: str = "$") -> None:
-    """Raises ``Problem`` where it names an authority that is not there."""
+    """Raises ``Problem`` where it names an authority that is not there, or has a name that is taken."""
+    if profile.name == CA_PROFILE:
+        raise invalid(f"{CA_PROFILE!r} stands for CA certificates in the inventory", f"{path}.name")
     if profile.authority not in authorities:
         raise invalid(f"there is no authority {profile.authority!r}", f"{path}.authority")
 

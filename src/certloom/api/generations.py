@@ -19,7 +19,7 @@ from certloom.api.authority_edits import (
 )
 from certloom.api.problems import CONFLICT, REFUSED, UNAVAILABLE
 from certloom.api.routing import Answer, Call, Name, Page, at, at_or_none, route
-from certloom.authorities import rollover
+from certloom.authorities import rollover, standing
 from certloom.authorities.certifying import HierarchyError
 from certloom.authorities.generations import PAST, CATerms, body_of, is_root
 from certloom.pki.certificates import parse_certificate
@@ -284,8 +284,8 @@ async def retire(call: Call[GenerationPath, None, Force]) -> Answer:
     now = services.clock.now()
     if not call.body.force:
         with told():
-            found = await rollover.standing(services.store, row, number, now)
-            against = rollover.what_stands_on(found, now)
+            found = await standing.standing_of(services.store, row, number, now)
+            against = standing.what_stands_on(found, now)
             if found.generation.state == PAST and against:
                 raise HierarchyError("; ".join(["these still need it", *against]), conflict=True)
 
@@ -316,7 +316,7 @@ async def progress(call: Call[AuthorityPath, None, None]) -> Answer:
     services = call.services
     call.allow("authority.read")
     row = await services.store.read(lambda tx: find(tx, call.path.name))
-    found = await rollover.progress(services.store, row, services.clock.now())
+    found = await standing.progress(services.store, row, services.clock.now())
     return Answer(
         Rollover(
             row.name,
@@ -347,7 +347,7 @@ def _terms(now: CATerms, given: NextGeneration) -> CATerms:
     return msgspec.structs.replace(now, **changed)
 
 
-def _standing(s: rollover.Standing) -> Standing:
+def _standing(s: standing.Standing) -> Standing:
     g = s.generation
     facts = None if g.certificate is None else parse_certificate(g.certificate)
     return Standing(

@@ -54,6 +54,8 @@ class CRLSource(Protocol):
     """Whether a generation with several shards has a whole list beside them."""
     publish_seconds: int
     """How soon after a revocation a CRL says so, at the latest."""
+    crl_number_above: int
+    """The number of the last CRL that was made elsewhere; 0: there was none."""
 
     def crl_generations(self) -> tuple[int, ...]:
         """Those whose CRLs are signed: all that have a certificate and are not retired, oldest first."""

@@ -75,14 +75,14 @@ async def make_local_ca(
     """A root, or with ``issuer`` a CA below that one, which by default may only issue end entities.
 
     It never outlives its issuer. Without ``certifier`` its serial is not reserved and nothing is linted: for
-    what begins a database. Raises ``HierarchyError``, ``AuthorityError`` and ``SigningError``, whose code is ``bad-request`` for what
-    no CA certificate can say.
+    what begins a database. Raises ``HierarchyError``, ``AuthorityError`` and ``SigningError``, whose code is
+    ``bad-request`` for what no CA certificate can say.
     """
     now = clock.now()
     if terms is None:
         terms = CATerms(path_length=None if issuer is None else 0)
-    if issuer is not None and issuer.state != "active":
-        raise HierarchyError(f"authority {issuer.name} issues no more", conflict=True)
+    if issuer is not None:
+        check_active(issuer)
     extensions = extensions_of(terms)
     id = new_id(clock.now_ms())
     made = await make_key(signing, id, name, algorithm, place)
@@ -197,6 +197,14 @@ async def make_key(signing: Signing, id: str, name: str, algorithm: str, place: 
 
 def _token(place: KeyPlace | None) -> str:
     return "" if place is None else place.token
+
+
+def check_active(issuer: StoredAuthority) -> None:
+    """Raises ``HierarchyError`` for an authority that issues nothing."""
+    if issuer.state == "pending":
+        raise HierarchyError(f"authority {issuer.name} waits for its own certificate", conflict=True)
+    if issuer.state != "active":
+        raise HierarchyError(f"authority {issuer.name} issues no more", conflict=True)
 
 
 def stored_key(id: str, name: str, made: MadeKey, now: int) -> StoredKey:

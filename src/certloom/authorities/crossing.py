@@ -9,7 +9,7 @@ import msgspec
 
 from certloom.audit import Origin, record
 from certloom.authorities.certifying import CACertificate, CAContents, Certifier, HierarchyError, issuer_of
-from certloom.authorities.creation import DAY, extensions_of
+from certloom.authorities.creation import DAY, check_active, extensions_of
 from certloom.authorities.generations import (
     CURRENT,
     NEXT,
@@ -82,8 +82,7 @@ async def cross_sign(
 
     Raises ``HierarchyError``, ``AuthorityError`` and ``SigningError``.
     """
-    if issuer.state != "active":
-        raise HierarchyError(f"authority {issuer.name} issues no more", conflict=True)
+    check_active(issuer)
     if facts_of(subject.spki).spki_sha256 == facts_of(issuer_facts(issuer.certificate).spki).spki_sha256:
         raise HierarchyError("that is this authority's own key")
     not_after = now + days * DAY

@@ -138,6 +138,7 @@ class LocalAuthority:
         self.delta_seconds = self.options.delta_seconds
         self.full_crl = self.options.full_crl
         self.publish_seconds = self.options.publish_seconds
+        self.crl_number_above = self.options.crl_number_above
         self._row = row
         self._generations = generations
         self._signing = signing

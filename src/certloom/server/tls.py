@@ -120,6 +120,7 @@ class ListenerTLS:
         self._renew_at = 0
         self._names: frozenset[Identifier] = frozenset()
         self._loaded: tuple[float, float] = (0, 0)
+        self._kept: _Kept | None = None
 
     async def start(self) -> None:
         """Load or get a certificate. Raises ``TLSError``."""
@@ -156,6 +157,19 @@ class ListenerTLS:
             write_atomically(self._rooms.data_dir.https, sealed, 0o600)
             self._serve(kept)
             _log.info("HTTPS certificate issued", not_after=self.not_after)
+        elif self._kept is not None and (chain := self._chain(self._kept.chain[0])) != self._kept.chain:
+            # An authority above was rolled over, or cross-certified.
+            self._serve(_Kept(self._kept.key, chain))
+
+    def _chain(self, leaf: bytes) -> tuple[bytes, ...]:
+        """A certificate of ours, with what is above it now."""
+        books = self._rooms.books
+        identifier = parse_certificate(leaf).authority_key_identifier
+        for generation in books.reading.generations:
+            if generation.key_identifier == identifier:
+                authority = books.authority(generation.authority)
+                return (leaf, *authority.chains(generation.generation)[0])
+        return (leaf,)
 
     def _trust(self) -> None:
         """Let the client context know every authority there is; who may do what is asked of the inventory."""
@@ -216,6 +230,7 @@ class ListenerTLS:
             file.flush()
             for context in (self.context, self.client_context):
                 context.load_cert_chain(file.name, password=password)
+        self._kept = kept
         self.not_after = facts.not_after
         self._renew_at = facts.not_before + (facts.not_after - facts.not_before) * 2 // 3
         self._names = frozenset(facts.identifiers)

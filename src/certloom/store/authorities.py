@@ -158,6 +158,11 @@ def every(tx: Tx) -> list[StoredAuthority]:
     return [StoredAuthority(*row) for row in rows]
 
 
+def names(tx: Tx) -> set[str]:
+    """Of all, those that wait for a certificate included."""
+    return {row[0] for row in tx.all("SELECT name FROM authorities")}
+
+
 def get(tx: Tx, name: str, *, lock: bool = False) -> StoredAuthority | None:
     row = tx.one(f"SELECT {_COLUMNS} FROM authorities WHERE name = ?{tx.for_update if lock else ''}", (name,))
     return None if row is None else StoredAuthority(*row)

@@ -24,7 +24,8 @@ class Chunk(msgspec.Struct, frozen=True):
     """JSON list of what the inventory knows of each of their names, where that is needed."""
 
 
-_IN_USE = "(c.revoked IS NULL OR c.revocation_reason = 6) AND c.not_after >= ?"
+# CA certificates are of no profile: their version is 0.
+_IN_USE = "(c.revoked IS NULL OR c.revocation_reason = 6) AND c.not_after >= ? AND c.profile_version > 0"
 _FIELDS = (
     "c.id, c.authority, c.profile, c.profile_version, {names}, c.key_type, c.not_before, c.not_after,"
     " c.requester, coalesce(c.owner, ''), coalesce(c.team, ''), c.channel, {der}"
