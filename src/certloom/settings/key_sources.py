@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+_VAULT_PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
 _Positive = Annotated[int, msgspec.Meta(ge=1)]
 SOURCES = ("file", "passphrase", "env", "vault", "aws-kms", "command")
 
@@ -132,7 +133,7 @@ def _vault(vault: Vault) -> Iterator[tuple[str, str]]:
     if not _is_https(vault.address):
         yield "vault.address", "expected https://HOST:PORT"
     for name in ("mount", "key", "approle_mount"):
-        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*", getattr(vault, name)):
+        if not _VAULT_PATH.fullmatch(getattr(vault, name)):
             yield f"vault.{name}", "expected letters, digits, '_', '.', '-', and '/' between them"
     if vault.token_file and vault.role_id:
         yield "vault.role_id", "a token or an AppRole, not both"
