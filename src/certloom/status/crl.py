@@ -138,7 +138,7 @@ class CRLPublisher:
         there = await self._store.read(lambda tx: statements.published(tx, source.name, generation))
         last = there.get((shard, wanted.delta))
         numbers = [found.number for delta in (False, True) if (found := there.get((shard, delta)))]
-        number = max(now, *(each + 1 for each in numbers)) if numbers else max(now, 1)
+        number = max(now, source.crl_number_above + 1, *(each + 1 for each in numbers))
         base = there.get((shard, False)) if wanted.delta else None
         if wanted.delta and base is None:
             raise AuthorityError("no-base", f"there is no complete CRL that {wanted} could add to")
