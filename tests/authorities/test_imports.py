@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from certloom.enrollment.errors import Refused
 from certloom.pki.pem import to_pem
@@ -157,6 +158,20 @@ def test_a_key_is_one_authoritys(installation: Installation) -> None:
         await done(rooms, "POST", "/authority-imports", pem_import(old))
         why = await refusal(rooms, "POST", "/authority-imports", pem_import(old, name="again"))
         assert "key of authority old already" in why
+
+    installation.within(main)
+
+
+def test_a_blocked_key_is_no_cas(installation: Installation) -> None:
+    async def main(rooms: Rooms) -> None:
+        old = ForeignCA("Old")
+        digest = hashlib.sha256(
+            old.key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        ).hexdigest()
+        await done(rooms, "POST", "/blocked-keys", {"spki_sha256": digest, "why": "stolen"})
+        assert "blocked" in await refusal(rooms, "POST", "/authority-imports", pem_import(old))
+        body = {"certificate": old.pem}
+        assert "blocked" in await refusal(rooms, "POST", "/authorities/root/cross-signatures", body)
 
     installation.within(main)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from certloom.clock import ManualClock
 from certloom.pki.certificates import parse_certificate
@@ -101,6 +102,31 @@ def test_either_root_verifies_the_leaves_of_either(
         assert old_with_new.not_valid_before_utc == before.not_valid_before_utc
         assert old_with_new.not_valid_after_utc == before.not_valid_after_utc
         assert old_with_new.public_key() == before.public_key()
+
+    either.within(main, clock)
+
+
+def test_every_certificate_of_every_chain_has_its_crl(
+    either: Installation, clock: ManualClock, tmp_path: Path
+) -> None:
+    async def main(rooms: Rooms) -> None:
+        await put_profile(rooms, "leaf", "issuing")
+        await done(rooms, "POST", f"{ROOT}/generations", {"key": "P-384"})
+        clock.advance(30 * DAY)
+        leaves = [await issue(rooms, "leaf", "a.example.com")]
+        await done(rooms, "POST", f"{ROOT}/generations/2/activation", {})
+        await roll_issuing(rooms)
+        leaves.append(await issue(rooms, "leaf", "a.example.com"))
+        await rooms.crls.refresh()
+        rows = await rooms.store.read(lambda tx: tx.all("SELECT der FROM crls WHERE delta = 0"))
+        crls = b"".join(x509.load_der_x509_crl(row[0]).public_bytes(Encoding.PEM) for row in rows)
+        (tmp_path / "crls.pem").write_bytes(crls)
+        lists = str(tmp_path / "crls.pem")
+        how = ("-attime", str(clock.now()), "-crl_check_all", "-extended_crl", "-CRLfile", lists)
+        for leaf in leaves:
+            for number in (1, 2):
+                root = await certificate(rooms, "root", number)
+                assert verify(tmp_path, leaf.der, chains_of(rooms, leaf)[0], [root], *how) == ""
 
     either.within(main, clock)
 

@@ -209,6 +209,7 @@ class Certifier:
         shards: int,
         urls_of: Issuer | None,
     ) -> CACertificate:
+        await self._refuse_blocked(contents.spki)
         for again in (True, False):
             serial = await self._reserved(authority)
             try:
@@ -276,6 +277,13 @@ class Certifier:
         if findings := await self._linter.findings(Subject.CERTIFICATE, unsigned, _LEVEL):
             said = tuple(dict.fromkeys(str(finding) for finding in findings))[:20]
             raise AuthorityError("lint", "; ".join(said[:5]), said)
+
+    async def _refuse_blocked(self, spki: bytes) -> None:
+        if self._store is None:
+            return
+        digest = facts_of(spki).spki_sha256
+        if await self._store.read(lambda tx: certificate_statements.is_blocked(tx, digest)):
+            raise HierarchyError("this key is blocked: it was compromised", conflict=True)
 
     async def _reserved(self, authority: str) -> bytes:
         serial = new_serial()

@@ -9,7 +9,7 @@ import msgspec
 
 from certloom.audit import Origin, record
 from certloom.authorities.certifying import CACertificate, CAContents, Certifier, HierarchyError, issuer_of
-from certloom.authorities.creation import DAY, check_active, extensions_of
+from certloom.authorities.creation import DAY, check_active, extensions_of, key_type
 from certloom.authorities.generations import (
     CURRENT,
     NEXT,
@@ -63,6 +63,7 @@ def subject_of_csr(request: bytes) -> Subject:
         raise HierarchyError(str(error)) from None
     if not csr.subject:
         raise HierarchyError("a CA has a subject")
+    key_type(csr.key.spki)
     return Subject(csr.subject, csr.key.spki, None)
 
 

@@ -22,8 +22,10 @@ from certloom.authorities.local import LocalBody
 from certloom.clock import Clock
 from certloom.pki.ca_extensions import CERTIFICATE_POLICIES, read_policies
 from certloom.pki.certificates import CertificateError, CertificateFacts, issuer_facts, parse_certificate
+from certloom.pki.der import DERError
 from certloom.pki.keys import (
     KeyRejected,
+    facts_of,
     private_from_der,
     private_to_der,
     spki_of,
@@ -34,6 +36,7 @@ from certloom.signing import Signing
 from certloom.store import authorities as statements
 from certloom.store.authorities import StoredGeneration
 from certloom.store.base import Store
+from certloom.store.certificates import is_blocked
 from certloom.store.ids import new_id
 
 _MOST_CERTIFICATES = 20
@@ -202,6 +205,8 @@ async def import_ca(
         _check_key(material.pkcs8, facts.spki)
     elif place is None or not place.token:
         raise HierarchyError("its private key is missing: give it, or say in which token it is")
+    if await store.read(lambda tx: is_blocked(tx, facts_of(facts.spki).spki_sha256)):
+        raise HierarchyError("this key is blocked: it was compromised", conflict=True)
     here = await store.scan(statements.generations)
     for generation in here:
         known = generation.certificate
@@ -238,7 +243,17 @@ async def import_ca(
 
 
 def terms_of(facts: CertificateFacts) -> CATerms:
-    """What a CA certificate says beside names, key and validity, for one that follows it."""
+    """What a CA certificate says beside names, key and validity, for one that follows it.
+
+    Raises ``HierarchyError``.
+    """
+    try:
+        return _terms_of(facts)
+    except (CertificateError, DERError) as error:
+        raise HierarchyError(f"an extension that cannot be read: {error}") from None
+
+
+def _terms_of(facts: CertificateFacts) -> CATerms:
     values = {extension.oid: extension.value for extension in facts.extensions}
     constraints = NameConstraints()
     if NAME_CONSTRAINTS in values:
