@@ -18,8 +18,8 @@ def cert_id(
     """DER CertID of one certificate of this issuer."""
     spki = der.whole(issuer.spki)
     spki.enter()
-    hashes = [hashlib.new(_DIGESTS[algorithm], part).digest() for part in (issuer.name, spki.bit_string())]
-    return ocsp.cert_id(algorithm, *hashes, serial, parameters)
+    name, key = (hashlib.new(_DIGESTS[algorithm], part).digest() for part in (issuer.name, spki.bit_string()))
+    return ocsp.cert_id(algorithm, name, key, serial, parameters)
 
 
 def request(
