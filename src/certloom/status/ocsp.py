@@ -183,11 +183,11 @@ class OCSPResponder:
         found = self.ahead(request)  # the request as it came was longer: a requestor's name, a signature
         if found is not None:
             return found
-        entry = self.cache.get(request)
         now, changes, barrier = self._clock.now(), self._changes, self._barrier
         status = await self._store.read(lambda tx: look_up(tx, source, cert_id.serial))
+        entry = self.cache.get(request)
         if entry is not None and entry.status == status.status:
-            entry.checked = changes
+            entry.checked = max(entry.checked, changes)
             if now < entry.until:
                 entry.asked = True
                 self.counts[entry.answer.label, "ahead"] += 1
