@@ -41,7 +41,8 @@ async def names(api: Client, who: Principal, query: str) -> list[str]:
         reply = await api(who, "GET", f"/certificates?{query}{cursor}")
         assert reply.status == 200, reply.body
         page = json.loads(reply.body)
-        found += [item["names"][0].partition(":")[2] for item in page["items"]]
+        # CA certificates have no names.
+        found += [item["names"][0].partition(":")[2] for item in page["items"] if item["names"]]
         if page["next"] is None:
             return found
         cursor = f"&cursor={page['next']}"

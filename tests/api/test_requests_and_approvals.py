@@ -152,7 +152,7 @@ def test_a_repeat_with_the_same_idempotency_key_makes_no_second_certificate(
             first = await api(ALICE, "POST", "/requests", body, idempotency_key="one")
             again = await api(ALICE, "POST", "/requests", body, idempotency_key="one")
             assert (again.status, again.body) == (201, first.body)
-            assert await api.count("certificates") == 1
+            assert await api.count("certificates WHERE profile <> 'ca'") == 1
             made_here = {"profile": "asked", "key": {"algorithm": "P-256"}, "names": ["dns:k.example.com"]}
             first = await api(ALICE, "POST", "/requests", made_here, idempotency_key="two")
             again = await api(ALICE, "POST", "/requests", made_here, idempotency_key="two")

@@ -301,7 +301,7 @@ def test_a_plan_tells_what_would_change_and_changes_nothing(
             lines = await client(AUDITOR, "POST", "/plans", plan, accept="application/jsonl")
             seen = [json.loads(line) for line in lines.body.splitlines()]
             assert [next(iter(line)) for line in seen] == ["progress", "certificate", "progress", "summary"]
-            assert seen[2]["progress"] == {"done": 2, "total": 2}
+            assert seen[2]["progress"] == {"done": 4, "total": 4}, "with the CAs' own"
             asked = plan | {"rules": [OTHER_TEAM | {"when": "inventory.exists(h, h.valid > 0)"}]}
             assert shown(await client(AUDITOR, "POST", "/plans", asked))["summary"]["after"]["ask"] == 2
             gone = shown(await client(AUDITOR, "POST", "/plans", {"remove": {"profiles": ["free"]}}))

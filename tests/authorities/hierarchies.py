@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.serialization.pkcs12 import serialize_key_an
 from certloom.api.app import API
 from certloom.audit import Origin
 from certloom.enrollment.asks import Ask
-from certloom.identity.principals import local
+from certloom.identity.principals import Principal, local
 from certloom.pki.csr import parse_csr
 from certloom.pki.identifiers import parse_dns
 from certloom.pki.pem import to_pem
@@ -44,8 +44,10 @@ PROFILE = {
 }
 
 
-async def call(rooms: Rooms, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
-    """Status and answer of the API, to the local operator."""
+async def call(
+    rooms: Rooms, method: str, path: str, body: Any = None, *, by: Principal | None = None, **headers: str
+) -> tuple[int, Any]:
+    """Status and answer of the API, to the local operator or to ``by``."""
     sent = {name.replace("_", "-"): value for name, value in headers.items()}
     if body is not None:
         sent["content-type"] = "application/json"
@@ -53,7 +55,7 @@ async def call(rooms: Rooms, method: str, path: str, body: Any = None, **headers
         API(services(rooms)),
         method,
         f"/api/v1{path}",
-        principal=local("tester"),
+        principal=by or local("tester"),
         headers=sent,
         body=b"" if body is None else msgspec.json.encode(body),
     )
@@ -62,14 +64,14 @@ async def call(rooms: Rooms, method: str, path: str, body: Any = None, **headers
 
 async def done(rooms: Rooms, method: str, path: str, body: Any = None, **headers: str) -> Any:
     """An answer that is no refusal."""
-    status, answer = await call(rooms, method, path, body, **headers)
+    status, answer = await call(rooms, method, path, body, by=None, **headers)
     assert status < 300, answer
     return answer
 
 
 async def refusal(rooms: Rooms, method: str, path: str, body: Any = None, **headers: str) -> str:
     """Why not."""
-    status, answer = await call(rooms, method, path, body, **headers)
+    status, answer = await call(rooms, method, path, body, by=None, **headers)
     assert 400 <= status < 500, (status, answer)
     detail: str = answer["detail"]
     return detail

@@ -11,6 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from certloom.enrollment.errors import Refused
+from certloom.identity.principals import PERMISSIONS, Grant, Principal, Role, holding
 from certloom.pki.identifiers import parse_dns
 from certloom.pki.keys import generate, spki_of
 from certloom.pki.names import parse_name
@@ -144,6 +145,28 @@ def test_ca_certificates_are_found_and_revoked_like_any_other(either: Installati
         assert "certificate revoked" in said
 
     either.within(main)
+
+
+def test_who_may_revoke_any_certificate_may_not_revoke_a_cas(installation: Installation) -> None:
+    async def main(rooms: Rooms) -> None:
+        (row, *_) = (await done(rooms, "GET", "/certificates?profile=ca&authority=root"))["items"]
+        path = f"/certificates/{row['id']}/revoke"
+        everything_but = frozenset(PERMISSIONS) - {"authority.write"}
+        role = Role(name="officer", permissions=everything_but)
+        officer = Principal(
+            kind="person",
+            id="o",
+            name="O",
+            owner="o",
+            held=holding([Grant(role="officer")], {"officer": role}),
+        )
+        body = {"reason": "cessationOfOperation"}
+        status, answer = await call(rooms, "POST", path, body, by=officer)
+        assert (status, answer["detail"].split()[4]) == (403, "authority.write")
+        assert (await call(rooms, "GET", path.removesuffix("/revoke"), by=officer))[0] == 200
+        await done(rooms, "POST", path, body)
+
+    installation.within(main)
 
 
 @pytest.mark.parametrize("name", ["www.example.org", "a.secret.example.com", "example.com.evil.org"])
