@@ -15,7 +15,7 @@ from tests.clients.target import Target
 _PROGRAM = Path(__file__).with_name("acme_library_client.py")
 
 
-def _obtain(
+def obtain(
     lab: Lab,
     folder: Path,
     target: Target,
@@ -48,7 +48,7 @@ def _obtain(
 def test_a_certificate_is_revoked_once_and_the_account_deactivated(
     lab: Lab, servers: Servers, tmp_path: Path
 ) -> None:
-    obtained, outcome = _obtain(
+    obtained, outcome = obtain(
         lab, tmp_path, servers.target(), names=[fresh_name()], revoke=True, deactivate=True
     )
     assert outcome["second_revocation"] == "urn:ietf:params:acme:error:alreadyRevoked"
@@ -58,15 +58,15 @@ def test_a_certificate_is_revoked_once_and_the_account_deactivated(
 
 
 def test_a_name_and_an_address_in_one_certificate(lab: Lab, servers: Servers, tmp_path: Path) -> None:
-    _obtain(lab, tmp_path, servers.target(), names=[fresh_name()], addresses=[ADDRESS])
+    obtain(lab, tmp_path, servers.target(), names=[fresh_name()], addresses=[ADDRESS])
 
 
 def test_the_renewal_time_lies_within_the_validity(lab: Lab, servers: Servers, tmp_path: Path) -> None:
-    obtained, outcome = _obtain(lab, tmp_path, servers.target(), names=[fresh_name()])
+    obtained, outcome = obtain(lab, tmp_path, servers.target(), names=[fresh_name()])
     begin = obtained.certificate.not_valid_before_utc.timestamp()
     end = obtained.certificate.not_valid_after_utc.timestamp()
     assert begin + (end - begin) / 3 < outcome["renew_at"] < end
 
 
 def test_external_account_binding(lab: Lab, servers: Servers, tmp_path: Path) -> None:
-    _obtain(lab, tmp_path, servers.target(eab=True), names=[fresh_name()])
+    obtain(lab, tmp_path, servers.target(eab=True), names=[fresh_name()])
