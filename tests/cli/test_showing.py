@@ -94,7 +94,7 @@ EVENT_COLUMNS = ("at", "kind", "subject", "actor?", "sequence?=no.")
 def test_a_narrow_terminal_gets_fewer_columns_but_every_id_whole(width: int, left: list[str]) -> None:
     lines = on_a_terminal([EVENT, {**EVENT, "subject": "profile:web"}], EVENT_COLUMNS, width)
     assert lines[0].split() == ["at", "kind", "subject", *left]
-    assert EVENT["subject"] in "".join(lines)
+    assert str(EVENT["subject"]) in "".join(lines)
     assert ("b2" * 16 in "".join(lines)) is ("actor" in left)
     assert any("2026-11-23 10:00Z" in line for line in lines)
 
