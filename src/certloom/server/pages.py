@@ -7,7 +7,6 @@ CA certificates and CRLs are public and their URLs stand in every certificate, s
 from __future__ import annotations
 
 from collections.abc import Callable
-from email.utils import formatdate
 from typing import Any
 
 import msgspec
@@ -15,11 +14,11 @@ import msgspec
 from certloom import __version__
 from certloom.api.problems import refusal_document
 from certloom.enrollment.books import UnknownName
-from certloom.pki.pem import to_pem
+from certloom.server.ca_pages import ca_file
 from certloom.server.connections import ASGIApp, Receive, Scope, Send
+from certloom.server.crl_pages import CRLFiles
 from certloom.server.health import Doctor
 from certloom.server.rooms import Rooms
-from certloom.store import crls as crl_statements
 
 _TEXT = b"text/plain; charset=utf-8"
 _PROBLEM = b"application/problem+json"
@@ -55,6 +54,7 @@ class Pages:
     def __init__(self, rooms: Rooms, doctor: Doctor) -> None:
         self._rooms = rooms
         self._doctor = doctor
+        self._crls = CRLFiles(rooms.store, rooms.clock)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] in ("GET", "HEAD"):
@@ -72,10 +72,11 @@ class Pages:
                 return await self._ready(scope)
             case ["health", "live"]:
                 return Page(b"live\n")
-            case ["ca", file]:
-                return self._certificate(file)
-            case ["crl", authority, file] if file.endswith(".crl"):
-                return await self._crl(authority, file.removesuffix(".crl"))
+            case ["ca", *path]:
+                found = ca_file(self._rooms.books, path)
+                return _NOT_FOUND if found is None else Page(*found)
+            case ["crl", authority, *path]:
+                return await self._crl(authority, path, scope)
         return _NOT_FOUND
 
     async def _ready(self, scope: Scope) -> Page:
@@ -87,41 +88,13 @@ class Pages:
         wrong = [check.detail or check.name for check in health.checks if check.required and not check.ok]
         return Page(("; ".join(wrong) or "ready").encode() + b"\n", status=status)
 
-    def _certificate(self, file: str) -> Page:
-        if file == "roots.pem":
-            return Page(roots_pem(self._rooms), b"application/x-pem-file")
-        name, _, form = file.rpartition(".")
-        try:
-            der = self._rooms.books.authority_row(name).certificate
-        except UnknownName:
-            return _NOT_FOUND
-        if form == "crt":
-            return Page(der, b"application/pkix-cert")
-        return Page(to_pem(der), b"application/x-pem-file") if form == "pem" else _NOT_FOUND
-
-    async def _crl(self, authority: str, shard: str) -> Page:
-        if not (shard.isascii() and shard.isdigit() and len(shard) < 7 and str(int(shard)) == shard):
-            return _NOT_FOUND
+    async def _crl(self, authority: str, path: list[str], scope: Scope) -> Page:
         try:
             self._rooms.books.authority_row(authority)
         except UnknownName:
             return _NOT_FOUND  # no need to ask the store, which cannot even be asked for every text
-        number = int(shard)
-        crl = await self._rooms.store.read(lambda tx: crl_statements.get(tx, authority, 1, number))
-        if crl is None:
-            return _NOT_FOUND
-        # A CRL stays good until nextUpdate, but a revocation should not wait that long in a cache.
-        left = max(0, min(300, crl.next_update - self._rooms.clock.now()))
-        headers = (
-            (b"cache-control", b"public, max-age=%d" % left),
-            (b"last-modified", formatdate(crl.this_update, usegmt=True).encode()),
-        )
-        return Page(crl.der, b"application/pkix-crl", headers=headers)
-
-
-def roots_pem(rooms: Rooms) -> bytes:
-    """Every root, as PEM."""
-    return b"".join(to_pem(row.certificate) for row in rooms.books.authority_rows() if row.issuer is None)
+        found = await self._crls.answer(authority, path, scope["headers"])
+        return _NOT_FOUND if found is None else Page(found.body, found.type, found.status, found.headers)
 
 
 async def answer(send: Send, page: Page) -> None:
