@@ -24,7 +24,7 @@ FLOORS: tuple[tuple[str, ...] | frozenset[str], ...] = (
     ("store",),
     ("audit", "jobs", "outbound"),
     ("identity", "notifications"),
-    ("authorities",),
+    ("authorities", "ceremony"),
     ("inventory", "status"),
     ("validation",),
     ("enrollment",),

@@ -58,6 +58,7 @@ TREE = {
     "audit": _Entry("audit", "app", _RUN, "The audit log."),
     "backup": _Entry("upkeep", "backup", _RUN, "Back up database and keys while the server runs."),
     "restore": _Entry("upkeep", "restore", _RUN, "Put a backup in place. Stop every server first."),
+    "ceremony": _Entry("ceremony", "app", _RUN, "Key ceremonies for an offline root."),
     "version": _Entry("upkeep", "version", _RUN, "Print the version."),
 }
 
