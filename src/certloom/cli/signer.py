@@ -158,6 +158,24 @@ def permit(
     _change(read_settings(config), authority, {"ca_certificates_until": until})
 
 
+@app.command("pin")
+def pin(config: Config = None) -> None:
+    """Let PINs be tried again that tokens have called wrong: after you have looked how many tries are
+    left."""
+    settings = read_settings(config)
+
+    from certloom.server.data_dir import DataDir
+    from certloom.server.signer import directory
+    from certloom.signing.tokens import PINS
+
+    path = directory(settings, DataDir(settings)) / PINS
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        fail(REFUSED, f"{path}: {error.strerror}")
+    show.line("PINs may be tried again, once each")
+
+
 def _path(settings: Settings) -> Path:
     from certloom.server.data_dir import DataDir
     from certloom.server.signer import directory

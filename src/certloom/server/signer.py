@@ -48,6 +48,7 @@ def task(settings: Settings, data_dir: DataDir, *, server_user: int, mode: int =
         server_users=(server_user,),
         secrets=settings.signer.secrets,
         logging=settings.logging,
+        tokens=settings.signer.tokens,
     )
 
 

@@ -11,6 +11,7 @@ from typing import Annotated
 import msgspec
 
 from certloom.settings.key_sources import Secrets
+from certloom.settings.tokens import Token
 
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
@@ -217,6 +218,8 @@ class Signer(_Section, frozen=True):
     """Users that may ask a signer that runs on its own; its own user always may."""
     secrets: Secrets = Secrets()
     """Where the key comes from that seals the authorities' keys."""
+    tokens: dict[str, Token] = {}
+    """PKCS#11 tokens that keys may be in, by name."""
 
 
 class Retention(_Section, frozen=True):

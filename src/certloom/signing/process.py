@@ -28,10 +28,12 @@ from certloom.clock import Clock, SystemClock
 from certloom.secrets import SecretError, load_key
 from certloom.settings.key_sources import Secrets
 from certloom.settings.schema import Logging
+from certloom.settings.tokens import Token
 from certloom.signing import messages
 from certloom.signing.base import MadeKey, SigningRefused, SigningStatus, SigningUnavailable
 from certloom.signing.limits import FileLimits, Limit, LimitsError, LimitsFile, render
 from certloom.signing.service import Service
+from certloom.signing.tokens import Tokens
 from certloom.unix_sockets import ListenError, bind_unix, peer_user
 
 _log = structlog.get_logger("certloom.signer")
@@ -54,6 +56,7 @@ class SignerTask(msgspec.Struct, frozen=True, kw_only=True):
     """User ids that may ask, beside its own and root."""
     secrets: Secrets = Secrets()
     logging: Logging = Logging()
+    tokens: dict[str, Token] = {}
 
 
 class SignerError(Exception):
@@ -250,7 +253,8 @@ def open_service(task: SignerTask, clock: Clock) -> tuple[Service, FileLimits]:
         limits = FileLimits(directory / LIMITS, clock)
     except (SecretError, LimitsError) as error:
         raise SignerError(str(error)) from error
-    return Service(key, clock, limits=limits, not_isolated=""), limits
+    tokens = Tokens(task.tokens, directory, key) if task.tokens else None
+    return Service(key, clock, limits=limits, tokens=tokens, not_isolated=""), limits
 
 
 def _inode(path: Path) -> int | None:
