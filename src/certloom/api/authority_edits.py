@@ -19,7 +19,13 @@ from certloom.api.services import Services
 from certloom.audit import Origin, record
 from certloom.authorities.base import AuthorityError, AuthorityUnavailable
 from certloom.authorities.certifying import HierarchyError
-from certloom.authorities.creation import KeyPlace, NewCA, make_local_ca, request_local_ca
+from certloom.authorities.creation import (
+    KeyPlace,
+    NewCA,
+    make_local_ca,
+    request_local_ca,
+    usual_shards,
+)
 from certloom.authorities.generations import CATerms, body_of
 from certloom.authorities.local import KIND, LocalBody, URLs
 from certloom.pki import names as x501
@@ -106,8 +112,8 @@ class DeclaredAuthority(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     """Where its certification practice statement is, for its own certificate."""
     extended_key_usage: Texts = ()
     """What its certificates may at most be for: ``serverAuth`` ... or dotted OIDs."""
-    crl_shards: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 16
-    """Over how many CRLs its certificates are spread."""
+    crl_shards: Annotated[int, msgspec.Meta(ge=1, le=4096)] | None = None
+    """Over how many CRLs its certificates are spread; none: 1 for a root, 16 for others."""
     options: AuthorityOptions = AuthorityOptions()
 
 
@@ -190,6 +196,7 @@ async def make_ca(
     subject, terms = read_subject(declared.subject, path), read_terms(declared, path)
     options = with_options(LocalBody(), declared.options.given(), f"{path}.options")
     place = KeyPlace(declared.key_in, declared.attach)
+    shards = declared.crl_shards or usual_shards(root=declared.issuer is None and not declared.by_request)
     issuer: StoredAuthority | None = None
     if above is not None:
         issuer = above.authority
@@ -205,7 +212,7 @@ async def make_ca(
                 name=declared.name,
                 subject=subject,
                 algorithm=declared.key,
-                crl_shards=declared.crl_shards,
+                crl_shards=shards,
                 place=place,
                 options=options,
             )
@@ -217,7 +224,7 @@ async def make_ca(
             subject=subject,
             days=declared.days,
             algorithm=declared.key,
-            crl_shards=declared.crl_shards,
+            crl_shards=shards,
             issuer=issuer,
             terms=terms,
             place=place,
@@ -285,7 +292,7 @@ def _check_same(tx: Tx, row: StoredAuthority, declared: DeclaredAuthority) -> No
     same = (
         row.kind == KIND
         and (row.issuer == declared.issuer or declared.by_request)
-        and row.crl_shards == declared.crl_shards
+        and declared.crl_shards in (None, row.crl_shards)
         and declared.key.lower() in keys
         and subject in subjects
     )

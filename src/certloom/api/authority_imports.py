@@ -60,7 +60,8 @@ class ImportedAuthority(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     """The PKCS#11 URI of the key, where that is in a token already."""
     chain: PEMText = ""
     """Certificates above it, up to the root, where they are not known here."""
-    crl_shards: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 16
+    crl_shards: Annotated[int, msgspec.Meta(ge=1, le=4096)] | None = None
+    """None: 1 for a root, 16 for others."""
     options: AuthorityOptions = AuthorityOptions()
 
     def __repr__(self) -> str:

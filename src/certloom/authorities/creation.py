@@ -56,6 +56,15 @@ class KeyPlace(msgspec.Struct, frozen=True):
     """Whether it is in the token already."""
 
 
+def usual_shards(*, root: bool) -> int:
+    """Over how many CRLs a CA's certificates are spread where nobody says.
+
+    A root certifies few, and one list of all that it revoked satisfies also those who want a list for the root
+    itself, whose certificate names none (``openssl verify -crl_check_all``).
+    """
+    return 1 if root else 16
+
+
 async def make_local_ca(
     signing: Signing,
     clock: Clock,

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_der_priv
 from cryptography.hazmat.primitives.serialization.pkcs12 import load_pkcs12
 
 from certloom.authorities.certifying import HierarchyError
-from certloom.authorities.creation import KeyPlace, NewCA, key_type, new_ca, stored_key
+from certloom.authorities.creation import KeyPlace, NewCA, key_type, new_ca, stored_key, usual_shards
 from certloom.authorities.generations import CATerms, GenerationBody
 from certloom.authorities.local import LocalBody
 from certloom.clock import Clock
@@ -191,7 +191,7 @@ async def import_ca(
     *,
     name: str,
     material: Material,
-    crl_shards: int,
+    crl_shards: int | None,
     options: LocalBody,
     place: KeyPlace | None = None,
 ) -> NewCA:
@@ -227,7 +227,7 @@ async def import_ca(
         name=name,
         key=stored_key(id, name, made, now),
         certificate=material.certificate,
-        crl_shards=crl_shards,
+        crl_shards=crl_shards or usual_shards(root=where.issuer is None and not where.above),
         issuer=where.issuer,
         options=options,
         body=GenerationBody(

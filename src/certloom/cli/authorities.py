@@ -29,7 +29,14 @@ KeyIn = Annotated[
 ]
 Attach = Annotated[bool, typer.Option("--attach", help="The key is in the token already: use that.")]
 Days = Annotated[int, typer.Option(min=1, help="How long its certificate is valid.")]
-Shards = Annotated[int, typer.Option(min=1, help="Over how many CRLs its certificates are spread.")]
+Shards = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Over how many CRLs its certificates are spread; 1 for a root, 16 for others.",
+        show_default=False,
+    ),
+]
 PathLength = Annotated[
     str | None, typer.Option(help="How many CAs may be in a row below it, or unlimited.", show_default=False)
 ]
@@ -88,7 +95,7 @@ def create(
     policies: Policies = None,
     cps: CPS = None,
     usages: Usages = None,
-    crl_shards: Shards = 16,
+    crl_shards: Shards = None,
 ) -> None:
     """Make a CA: a root, or one below an authority that is here."""
     body = {
@@ -115,7 +122,7 @@ def request(
     algorithm: Algorithm = "P-256",
     key_in: KeyIn = "",
     attach: Attach = False,
-    crl_shards: Shards = 16,
+    crl_shards: Shards = None,
     output: Output = None,
 ) -> None:
     """Make a CA's key, and a CSR for a CA elsewhere to sign; then `certloom authority install`."""
@@ -179,7 +186,7 @@ def import_(
     crl_number_above: Annotated[
         int | None, typer.Option(min=0, help="... or the number of that CRL.", show_default=False)
     ] = None,
-    crl_shards: Shards = 16,
+    crl_shards: Shards = None,
 ) -> None:
     """Take in a CA with its key, from files or with a key that is in a token."""
     number = crl_number_above if crl is None else _crl_number(crl)

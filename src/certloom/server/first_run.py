@@ -15,7 +15,7 @@ import socket
 import msgspec
 
 from certloom.audit import SYSTEM, record
-from certloom.authorities.creation import NewCA, make_local_ca
+from certloom.authorities.creation import NewCA, make_local_ca, usual_shards
 from certloom.authorities.local import URLs
 from certloom.clock import Clock
 from certloom.identity.credentials import Credentials, EABCredential
@@ -37,7 +37,6 @@ _TOLD = "told"
 _PROBE = "data-key-probe"
 _ROOT_DAYS = 20 * 365
 _ISSUING_DAYS = 10 * 365
-_ISSUING_SHARDS = 16
 _CHANNEL = "default"
 _TURN_SECONDS = 60
 _COMMON_NAME = "2.5.4.3"
@@ -99,7 +98,7 @@ async def complete_first_run(
             name=ISSUING,
             subject=Name(((_COMMON_NAME, f"Certloom Issuing {suffix}"),)),
             days=_ISSUING_DAYS,
-            crl_shards=_ISSUING_SHARDS,
+            crl_shards=usual_shards(root=False),
             issuer=root.authority,
         )
         with contextlib.suppress(Conflict):  # another node was faster
