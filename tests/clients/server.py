@@ -32,13 +32,19 @@ _REASONS = {1: x509.ReasonFlags.key_compromise, 4: x509.ReasonFlags.superseded}
 Section = Mapping[str, object]
 
 
+def _value(value: object) -> str:
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{name} = {_value(each)}" for name, each in value.items()) + " }"
+    return json.dumps(value)
+
+
 def toml(settings: Mapping[str, object]) -> str:
     """Settings as TOML: plain values first, then one table per section."""
     plain = [
         f"{key} = {json.dumps(value)}\n" for key, value in settings.items() if not isinstance(value, Mapping)
     ]
     tables = [
-        f"\n[{key}]\n" + "".join(f"{name} = {json.dumps(value)}\n" for name, value in section.items())
+        f"\n[{key}]\n" + "".join(f"{name} = {_value(value)}\n" for name, value in section.items())
         for key, section in settings.items()
         if isinstance(section, Mapping)
     ]
@@ -86,11 +92,13 @@ class Certloom:
         self.database_url = database_url
         self.program: Program | None = None
         self.starts = 0
+        self.variables: dict[str, str] = {}
+        """What it finds in its environment beside the usual."""
 
     # The process.
 
     def environment(self) -> dict[str, str]:
-        return environment(self.folder)
+        return environment(self.folder, **self.variables)
 
     def serve_command(self) -> list[str]:
         return [str(COMMAND), "serve", "-c", str(self._settings)]

@@ -66,7 +66,9 @@ class Remote:
         self._socket = token.folder / "p11.sock"
         self._label = token.label
         self._process: subprocess.Popen[bytes] | None = None
-        monkeypatch.setenv("P11_KIT_SERVER_ADDRESS", f"unix:path={self._socket}")
+        self.address = f"unix:path={self._socket}"
+        """What clients find in ``P11_KIT_SERVER_ADDRESS``."""
+        monkeypatch.setenv("P11_KIT_SERVER_ADDRESS", self.address)
 
     def start(self) -> None:
         self._socket.unlink(missing_ok=True)
