@@ -59,8 +59,8 @@ class KeyPlace(msgspec.Struct, frozen=True):
 def usual_shards(*, root: bool) -> int:
     """Over how many CRLs a CA's certificates are spread where nobody says.
 
-    A root certifies few, and one list of all that it revoked satisfies also those who want a list for the root
-    itself, whose certificate names none (``openssl verify -crl_check_all``).
+    A root certifies few, and one list of all that it revoked satisfies also those who want a list for the
+    root itself, whose certificate names none (``openssl verify -crl_check_all``).
     """
     return 1 if root else 16
 
