@@ -180,7 +180,7 @@ class _Token:
         pause = _PAUSES[min(self._failures, len(_PAUSES) - 1)]
         self._failures += 1
         if time.monotonic() + pause > until:
-            _log.warning("token.unavailable", token=self._label, why=why)
+            _log.warning("token.unavailable", label=self._label, why=why)
             raise SigningUnavailable("token-unavailable", f"token {self._label}: {why}")
         await asyncio.sleep(pause)
 
@@ -206,7 +206,7 @@ class _Token:
         self._serial = opened.serial
         if opened.needs_login:
             await self._log_in(opened)
-        _log.info("token.ready", token=self._label, serial=opened.serial, pid=self._process.pid)
+        _log.info("token.ready", label=self._label, serial=opened.serial, pid=self._process.pid)
 
     async def _log_in(self, token: messages.Opened) -> None:
         """Once with each PIN, and not at all where that could lock the token."""
@@ -233,7 +233,7 @@ class _Token:
         if isinstance(answer, messages.Failed) and answer.kind == "pin":
             await self._end()
             self._tried.note(token.serial, pin, "wrong")
-            _log.error("token.wrong_pin", token=self._label)
+            _log.error("token.wrong_pin", label=self._label)
             raise _Locked(f"token {self._label}: {answer.message}; it is not tried again")
         if isinstance(answer, messages.Failed):
             raise _Gone(answer.message)
