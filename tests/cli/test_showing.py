@@ -127,7 +127,7 @@ def test_examples_in_the_docs_are_commands_with_options_that_there_are(page: Pat
         if found is None:
             continue
         words = shlex.split(found[1], comments=True)
-        path = next((tuple(words[:n]) for n in (2, 1) if tuple(words[:n]) in known), None)
+        path = next((tuple(words[:n]) for n in (3, 2, 1) if tuple(words[:n]) in known), None)
         if path is None:
             assert words[0].startswith("--"), line
             continue
