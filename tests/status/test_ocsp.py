@@ -8,7 +8,9 @@ from functools import partial
 
 import msgspec
 import pytest
+import structlog
 
+from certloom.authorities.lint import lint_ocsp
 from certloom.clock import ManualClock
 from certloom.pki import der, ocsp
 from certloom.pki.certificates import parse_certificate
@@ -379,6 +381,54 @@ def test_many_at_once_are_few_requests_to_the_signer(store: Store, clock: Manual
             bodies = await asyncio.gather(*(d.raw(request(d.ids([other.serial]))) for _ in range(50)))
             assert len({answer.body for answer in bodies}) == 1
             assert sum(signing.batches) == 1
+
+    run(scenario())
+
+
+def test_many_at_once_are_few_reads_of_a_database_server(postgresql_url: str, clock: ManualClock) -> None:
+    async def scenario() -> None:
+        store = await open_store(postgresql_url, clock=clock)
+        async with desk(store, clock) as d:
+            rows = [await d.issue() for _ in range(3)]
+            await d.c.revoker.revoke(rows[1].id, 4, ALICE)
+            await d.ask(rows[0].serial, nonce=b"first")
+            before = d.responder.readings.reads
+            serials = [*(row.serial for row in rows), UNISSUED] * 30
+            said = await asyncio.gather(*(d.ask(serial, nonce=b"n") for serial in serials))
+            assert [s.only.serial for s in said] == serials
+            assert [s.only.kind for s in said] == ["good", "revoked", "good", "unknown"] * 30
+            assert d.responder.readings.reads - before <= 6
+        # A database that is gone is everybody's trouble, and is told to each.
+        await store.close()
+        gone = await asyncio.gather(*(d.ask(serial, nonce=b"n") for serial in serials))
+        assert {s.status for s in gone} == {"tryLater"}
+        assert d.responder.counts["tryLater", "unsigned"] == len(serials)
+
+    with structlog.testing.capture_logs() as told:
+        run(scenario())
+    # And to the log, but not as often as anybody cares to ask.
+    assert 1 <= len([line for line in told if line["event"] == "ocsp.not_now"]) <= 3
+
+
+def test_every_kind_of_answer_is_without_findings(store: Store, clock: ManualClock) -> None:
+    async def scenario() -> None:
+        async with desk(store, clock) as d:
+            await d.set(ocsp_archive_seconds=86_400, ocsp_non_issued="revoked")
+            good, held, revoked, silent = [await d.issue() for _ in range(4)]
+            await d.c.revoker.hold(held.id, ALICE)
+            await d.c.revoker.revoke(revoked.id, 1, ALICE)
+            await d.c.revoker.revoke(silent.id, 0, ALICE)
+            serials = [good.serial, held.serial, revoked.serial, silent.serial, UNISSUED]
+            root = _serial(d.c.books.authority_row("issuing").certificate)
+            asked = [request(d.ids([serial])) for serial in serials]
+            asked += [request(d.ids([serial], algorithm=ocsp.SHA256), b"n" * 32) for serial in serials]
+            asked += [request(d.ids(serials), b"n"), request(d.ids([root, UNISSUED], "root"))]
+            kinds = set()
+            for one in asked:
+                body = (await d.raw(one)).body
+                kinds |= {said.kind for said in read(body).all}
+                assert lint_ocsp(body) == []
+            assert kinds == {"good", "revoked", "unknown"}
 
     run(scenario())
 

@@ -9,19 +9,24 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509 import ocsp as stranger
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from certloom.authorities.lint import lint_certificate
+from certloom.authorities.lint import lint_certificate, lint_ocsp
 from certloom.authorities.serials import burn_abandoned
 from certloom.clock import ManualClock
 from certloom.pki.certificates import parse_certificate
+from certloom.pki.keys import facts_of, public_key
 from certloom.pki.names import format_name, parse_name
+from certloom.pki.signatures import algorithm_for, verify
 from certloom.status.ocsp_responders import LIFE, _subject, _token
 from certloom.store import Store, authorities, certificates, ocsp, open_store
 from tests.conftest import run
 from tests.enrollment.test_pipeline import ALICE
+from tests.pki.ocsp_requests import request
 from tests.status.ocsp_desk import Desk, desk, responder_of
 
 DAY = 86_400
@@ -72,6 +77,51 @@ def test_a_responders_certificate_is_what_rfc_6960_asks(store: Store, clock: Man
                 assert (await d.ask(serial, name=name)).only.kind == "good"
             left = await store.read(lambda tx: tx.one("SELECT count(*) FROM serials WHERE node = 'node'"))
             assert left is not None
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("kind", ["P-384", "rsa-2048", "ed25519", "ml-dsa-44"])
+def test_a_responders_key_is_of_the_kind_that_the_authority_says(
+    store: Store, clock: ManualClock, kind: str
+) -> None:
+    async def scenario() -> None:
+        async with desk(store, clock) as d:
+            row = await d.issue()
+            await d.set(ocsp_key=kind)
+            body = (await d.raw(request(d.ids([row.serial])))).body
+            found = await store.read(lambda tx: ocsp.newest(tx, "issuing", 1))
+            assert found is not None
+            facts = parse_certificate(found[0].certificate)
+            public = facts_of(facts.spki)
+            assert public.key_type == kind
+            said = stranger.load_der_ocsp_response(body)
+            verify(
+                public_key(public), algorithm_for(public_key(public)), said.signature, said.tbs_response_bytes
+            )
+            assert lint_ocsp(body, "warning") == []
+
+    run(scenario())
+
+
+def test_another_kind_of_key_is_taken_when_the_responder_is_revoked(store: Store, clock: ManualClock) -> None:
+    async def scenario() -> None:
+        async with desk(store, clock) as d:
+            await d.responder.keep()
+            await d.set(ocsp_key="P-384")
+            await d.responder.keep()
+            before = await store.read(lambda tx: ocsp.newest(tx, "issuing", 1))
+            assert before is not None
+            serial = parse_certificate(before[0].certificate).serial
+            row = await store.read(lambda tx: certificates.by_serial(tx, "issuing", serial))
+            assert row is not None
+            clock.advance(1)
+            await d.c.revoker.revoke(row.id, 5, ALICE)
+            await d.responder.keep()
+            after = await store.read(lambda tx: ocsp.newest(tx, "issuing", 1))
+            assert after is not None
+            kinds = [facts_of(parse_certificate(one[0].certificate).spki).key_type for one in (before, after)]
+            assert kinds == ["P-256", "P-384"]
 
     run(scenario())
 

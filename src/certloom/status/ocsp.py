@@ -24,13 +24,14 @@ from certloom.pki import ocsp
 from certloom.pki.ocsp import CertID, CertStatus, OCSPError, OCSPRequest, SingleResponse
 from certloom.signing import Signing, SigningError, SigningRefused
 from certloom.status.ocsp_cache import MOST_OCTETS, Answer, Cache, Entry
-from certloom.status.ocsp_lookup import UNKNOWN, Found, look_up
+from certloom.status.ocsp_lookup import Found
+from certloom.status.ocsp_reading import Readings
 from certloom.status.ocsp_responders import Responders
 from certloom.status.ocsp_signing import Batches
 from certloom.status.ocsp_sources import Source, Sources, cert_ids, knows_hash, read_sources
 from certloom.store import ocsp as statements
 from certloom.store.authorities import StoredGeneration
-from certloom.store.base import Store, StoreError, Tx
+from certloom.store.base import Store, StoreError
 from certloom.store.certificates import STATUS_CHANGED
 
 _log = structlog.get_logger(__name__)
@@ -44,6 +45,8 @@ _RENEW_AGAIN = 10
 _WINDOW = 120
 """Seconds within which what changed is seen although another node's clock is off, or its commit took long."""
 _MOST_CHANGES = 2000
+_QUIET = 1.0
+"""Seconds between lines of the log about answers that failed."""
 _BLIND = 5.0
 """Seconds without a look at what changed after which answers are not given without asking the database."""
 
@@ -76,6 +79,7 @@ class OCSPResponder:
         self._generations = generations
         self.responders = Responders(store, clock, signing, node)
         self.batches = Batches(signing)
+        self.readings = Readings(store)
         self.cache = Cache(cache_octets)
         self.counts: Counter[tuple[str, str]] = Counter()
         """Answers by what they say (``good``, ``revoked``, ``unknown``, ``several`` or a response status) and
@@ -88,6 +92,7 @@ class OCSPResponder:
         """The same for what was found by looking, where only the answers concerned were dropped."""
         self._seen: set[tuple[str, int, bytes, int, int | None, int | None]] = set()
         self._sighted_until = 0.0
+        self._quiet_until = 0.0
         self._following = asyncio.Lock()
         self._follower: asyncio.Task[None] | None = None
         self._signing_now: dict[tuple[bytes, CertStatus], asyncio.Task[Answer]] = {}
@@ -167,11 +172,21 @@ class OCSPResponder:
                     return await self._one(source, asked.certificates[0])
             return await self._several(asked, authority)
         except (SigningRefused, AuthorityError) as error:
-            _log.error("ocsp.not_signed", code=error.code, error=str(error))
+            if self._is_to_be_told():
+                _log.error("ocsp.not_signed", code=error.code, error=str(error))
             return self._unsigned(ocsp.INTERNAL_ERROR)
         except (SigningError, StoreError) as error:
-            _log.warning("ocsp.not_now", error=str(error))
+            if self._is_to_be_told():
+                _log.warning("ocsp.not_now", error=str(error))
             return self._unsigned(ocsp.TRY_LATER)
+
+    def _is_to_be_told(self) -> bool:
+        """Whoever asks often while something is wrong does not fill the log; the metrics count all."""
+        now = time.monotonic()
+        if now < self._quiet_until:
+            return False
+        self._quiet_until = now + _QUIET
+        return True
 
     def _unsigned(self, status: int) -> Answer:
         answer = _UNSIGNED[status]
@@ -184,7 +199,7 @@ class OCSPResponder:
         if found is not None:
             return found
         now, changes, barrier = self._clock.now(), self._changes, self._barrier
-        status = await self._store.read(lambda tx: look_up(tx, source, cert_id.serial))
+        (status,) = await self.readings.look_up(((source, cert_id.serial),))
         entry = self.cache.get(request)
         if entry is not None and entry.status == status.status:
             entry.checked = max(entry.checked, changes)
@@ -249,14 +264,7 @@ class OCSPResponder:
         if signer is None:
             return self._unsigned(ocsp.UNAUTHORIZED)
         now = self._clock.now()
-
-        def unit(tx: Tx) -> list[Found]:
-            return [
-                UNKNOWN if source is None else look_up(tx, source, cert_id.serial)
-                for cert_id, source in places
-            ]
-
-        statuses = await self._store.read(unit)
+        statuses = await self.readings.look_up([(source, cert_id.serial) for cert_id, source in places])
         singles = [
             (cert_id, source, found) for (cert_id, source), found in zip(places, statuses, strict=True)
         ]
@@ -366,12 +374,9 @@ class OCSPResponder:
 
     async def _renew(self, due: Sequence[tuple[bytes, Entry]]) -> int:
         as_of, now = (self._changes, self._barrier), self._clock.now()
-
-        def unit(tx: Tx) -> list[Found]:
-            return [look_up(tx, entry.source, entry.cert_id.serial) for _, entry in due]
-
+        asked = [(entry.source, entry.cert_id.serial) for _, entry in due]
         try:
-            statuses = await self._store.read(unit)
+            statuses = await self.readings.look_up(asked)
         except StoreError:
             return 0
         outcomes = await asyncio.gather(

@@ -51,6 +51,8 @@ _KEEP_AFTER = _DAY
 _MAX_COMMON_NAME = 64
 _SOFTWARE, _TOKEN = "ocsp:", "ocsp-token:"
 
+_Stored = tuple[StoredResponder, StoredKey]
+
 
 class Responder(msgspec.Struct, frozen=True):
     """Who signs the answers for one generation."""
@@ -100,7 +102,7 @@ class Responders:
         Answers whether the one used so far has been revoked, so that nothing it signed is to be shown. Raises
         as ``get`` does.
         """
-        newest, revoked = await self._read(source)
+        newest, revoked, _ = await self._read(source)
         if newest is None or newest.renew_from <= self._clock.now():
             try:
                 await self._renewed(source)
@@ -111,10 +113,10 @@ class Responders:
                 _log.warning("ocsp.not_renewed", authority=source.authority, exc_info=True)
         return revoked
 
-    async def _read(self, source: Source) -> tuple[Responder | None, bool]:
-        """The newest, unless its certificate was revoked; and whether that is so."""
+    async def _read(self, source: Source) -> tuple[Responder | None, bool, _Stored | None]:
+        """The newest, unless its certificate was revoked; whether that is so; and what is stored of it."""
 
-        def unit(tx: Tx) -> tuple[tuple[StoredResponder, StoredKey] | None, bool]:
+        def unit(tx: Tx) -> tuple[_Stored | None, bool]:
             found = statements.newest(tx, source.authority, source.generation)
             if found is None:
                 return None, False
@@ -126,11 +128,11 @@ class Responders:
         place = (source.authority, source.generation)
         if found is None or revoked:
             self._found.pop(place, None)
-            return None, revoked
+            return None, revoked, found
         responder = _responder(*found)
         self._signing.know(found[1].id, found[1].sealed)
         self._found[place] = responder
-        return responder, False
+        return responder, False, found
 
     async def _renewed(self, source: Source) -> Responder:
         place = (source.authority, source.generation)
@@ -148,12 +150,10 @@ class Responders:
     async def _renew(self, source: Source) -> Responder:
         """The newest, if it is good; else a new one."""
         for _ in range(3):
-            newest, revoked = await self._read(source)
+            # In one read: a responder that was recorded since must not be taken for the one to be renewed.
+            newest, revoked, old = await self._read(source)
             if newest is not None and newest.renew_from > self._clock.now():
                 return newest
-            old = await self._store.read(
-                lambda tx: statements.newest(tx, source.authority, source.generation)
-            )
             try:
                 return await self._make(source, old, reuse=not revoked)
             except Conflict:
@@ -162,9 +162,7 @@ class Responders:
 
     # -- making one --------------------------------------------------------------------------------------
 
-    async def _make(
-        self, source: Source, old: tuple[StoredResponder, StoredKey] | None, *, reuse: bool
-    ) -> Responder:
+    async def _make(self, source: Source, old: _Stored | None, *, reuse: bool) -> Responder:
         now = self._clock.now()
         in_token = source.options.ocsp_key == "token" and bool(source.token)
         key = None if old is None else old[1]
