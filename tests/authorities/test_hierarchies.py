@@ -15,6 +15,7 @@ from certloom.identity.principals import PERMISSIONS, Grant, Principal, Role, ho
 from certloom.pki.identifiers import parse_dns
 from certloom.pki.keys import generate, spki_of
 from certloom.pki.names import parse_name
+from certloom.pki.pem import to_pem
 from certloom.pki.template import CertificateTemplate
 from certloom.server.rooms import Rooms
 from certloom.store.base import Tx
@@ -273,6 +274,47 @@ def test_options_change_and_what_is_in_the_certificate_does_not(either: Installa
         events = await rooms.store.read(lambda tx: tx.all("SELECT data FROM events WHERE kind = ?", (kinds,)))
         assert len(events) == 1
         assert '"before":{"cps":"","ocsp":true' in events[0][0].replace(" ", "")
+
+    either.within(main)
+
+
+def test_addresses_are_an_authority_s_own_and_old_certificates_keep_their_crl(
+    either: Installation, tmp_path: Path
+) -> None:
+    """The CRL of a shard speaks for certificates with its former address too (RFC 5280 section 6.3.3)."""
+
+    async def main(rooms: Rooms) -> None:
+        await put_profile(rooms, "leaf", "issuing")
+        old = await issue(rooms, "leaf", "a.example.com")
+        change = {"url": "http://status.example.com"}
+        shown = await done(rooms, "PATCH", "/authorities/issuing", change, if_match="*")
+        assert shown["options"]["former_urls"] == ["http://pki.test"]
+        new = await issue(rooms, "leaf", "a.example.com")
+        text = new.der.decode("latin-1")
+        for path in (f"crl/issuing/{new.crl_shard}.crl", "ca/issuing.crt", "ocsp/issuing"):
+            assert f"http://status.example.com/{path}" in text
+        assert "pki.test" not in text
+        await rooms.crls.refresh()
+        await rooms.store.write(lambda tx: tx.run("UPDATE jobs SET due_ms = 0 WHERE kind = 'status.crl'"))
+        await rooms.runner.start()
+        waiting = "SELECT count(*) FROM jobs WHERE kind = 'status.crl' AND state IN ('waiting', 'running')"
+        while await rooms.store.read(lambda tx: tx.one(waiting)) != (0,):
+            await asyncio.sleep(0.02)
+        await rooms.runner.stop(5)
+        signed = "SELECT authority, shard, der FROM crls WHERE delta = 0"
+        lists = {row[:2]: row[2] for row in await rooms.store.read(lambda tx: tx.all(signed))}
+        root = (await generation(rooms, "root", 1)).certificate
+        assert root is not None
+        for one in (old, new):
+            pem = [to_pem(lists["root", 0], "X509 CRL"), to_pem(lists["issuing", one.crl_shard], "X509 CRL")]
+            (tmp_path / "crls.pem").write_bytes(b"".join(pem))
+            (chain,) = chains_of(rooms, one)
+            how = ("-crl_check_all", "-extended_crl", "-CRLfile", str(tmp_path / "crls.pem"))
+            assert verify(tmp_path, one.der, chain, [root], *how) == ""
+        for wrong in ("ftp://a.example", "http://a.example/", "http://", "pki.example.com"):
+            assert wrong in await refusal(
+                rooms, "PATCH", "/authorities/issuing", {"url": wrong}, if_match="*"
+            )
 
     either.within(main)
 

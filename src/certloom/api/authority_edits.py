@@ -5,7 +5,7 @@ Each edit is a unit, or what a unit needs; see ``edits``, whose like for authori
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Annotated, Any, Literal
 
@@ -33,6 +33,7 @@ from certloom.pki.ca_extensions import ANY_POLICY, certificate_policies
 from certloom.pki.certificates import parse_certificate
 from certloom.policy.decisions import Reason
 from certloom.policy.usages import EXTENDED_KEY_USAGES
+from certloom.settings.origins import check_origin
 from certloom.signing import SigningRefused, SigningUnavailable
 from certloom.store import authorities as statements
 from certloom.store.authorities import StoredAuthority
@@ -46,6 +47,9 @@ Texts = Annotated[
 TokenURI = Annotated[
     str, msgspec.Meta(pattern="^(pkcs11:.*)?$", max_length=1000, description="RFC 7512, without a PIN.")
 ]
+
+_IN_CRLS = ("url", "former_urls", "delta_seconds", "crl_seconds", "crl_number_above")
+"""Options that show in CRLs."""
 
 
 class AuthorityOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -73,6 +77,10 @@ class AuthorityOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     """Where the certification practice statement is: named in what it issues."""
     policies: Texts | UnsetType = UNSET
     """Certificate policies (dotted OIDs) in what it issues, unless the profile has its own."""
+    url: str | UnsetType = UNSET
+    """Origin of the addresses in what it issues, such as ``http://pki.example.com``; empty: the server's."""
+    former_urls: Texts | UnsetType = UNSET
+    """Origins in certificates of before, for which its CRLs speak too; one that ``url`` replaces comes by itself."""
     trust_seconds: int | UnsetType = UNSET
     """Of a root: for how long a next generation is published before it is issued from."""
     crl_number_above: int | UnsetType = UNSET
@@ -176,6 +184,11 @@ def with_options(body: LocalBody, options: Mapping[str, Any], path: str = "$") -
     """A local authority's options with these changed. Raises ``Problem``."""
     try:
         changed = msgspec.convert({**msgspec.structs.asdict(body), **options}, LocalBody)
+        for name, urls in (
+            ("url", (changed.url,) if changed.url else ()),
+            ("former_urls", changed.former_urls),
+        ):
+            _check_origins(urls, f"{path}.{name}")
         if changed.policies or changed.cps:
             certificate_policies(changed.policies or (ANY_POLICY,), changed.cps)
     except msgspec.ValidationError as error:
@@ -184,6 +197,14 @@ def with_options(body: LocalBody, options: Mapping[str, Any], path: str = "$") -
     except ValueError as error:
         raise invalid(str(error), f"{path}.policies") from None
     return changed
+
+
+def _check_origins(urls: Iterable[str], path: str) -> None:
+    for url in urls:
+        try:
+            check_origin(url, "http", "https")
+        except ValueError as error:
+            raise invalid(f"{url!r}: {error}", path) from None
 
 
 # -- making and changing ---------------------------------------------------------------------------------
@@ -259,13 +280,20 @@ def put_options(
     state = given.pop("state", row.state)
     if row.state == "pending" and state != row.state:
         raise Problem(CONFLICT, f"authority {row.name!r} waits for its certificate")
-    body = with_options(msgspec.json.decode(row.body, type=LocalBody), given)
+    before = msgspec.json.decode(row.body, type=LocalBody)
+    body = with_options(before, given)
+    if body.url != before.url:
+        left = before.url or services.origins.http
+        body = with_options(body, {"former_urls": [*dict.fromkeys((*body.former_urls, left))]})
     was = _shown_options(row.body, row.state)
     new = msgspec.json.encode(body).decode()
     now = _shown_options(new, state)
     if msgspec.json.decode(was) == msgspec.json.decode(now):
         return Change("authority", row.name, "unchanged")
     statements.update(tx, msgspec.structs.replace(row, body=new, state=state))
+    if any(getattr(body, name) != getattr(before, name) for name in _IN_CRLS):
+        having = (each.generation for each in statements.generations(tx, row.name))
+        services.crls.sign_again(tx, row.name, having, row.crl_shards)
     data = before_and_after(was, now)
     record(tx, services.clock.now_ms(), "authority.changed", f"authority:{row.name}", origin, data)
     return Change("authority", row.name, "changed", differences(was, now))

@@ -69,6 +69,10 @@ class CRLSource(Protocol):
         """Where a CRL is published; ``shard`` -1 is the whole list."""
         ...
 
+    def former_crl_urls(self, generation: int, shard: int) -> tuple[str, ...]:
+        """What certificates may call it that were issued before addresses changed."""
+        ...
+
     async def sign_crl(self, generation: int, template: CRLTemplate) -> bytes:
         """DER CRL. Raises ``AuthorityError``."""
         ...

@@ -256,7 +256,7 @@ class Certifier:
         )
         if issuer is None:
             return template
-        options, urls = issuer.options, self._urls
+        options, urls = issuer.options, self._urls.of(issuer.options)
         return msgspec.structs.replace(
             template,
             crl_url=urls.crl(issuer.name, shard, issuer.generation),

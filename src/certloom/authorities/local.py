@@ -82,6 +82,11 @@ class LocalBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     """Where its certification practice statement is."""
     policies: tuple[str, ...] = ()
     """Certificate policies (dotted OIDs) in what it issues."""
+    url: str = ""
+    """Origin of the addresses in what it issues (CRLs, issuer, OCSP), such as that of a cache before this server;
+    empty: the server's."""
+    former_urls: Annotated[tuple[str, ...], msgspec.Meta(max_length=20)] = ()
+    """Origins in certificates of before: its CRLs speak for those too."""
     trust_seconds: Annotated[int, msgspec.Meta(ge=0, le=3660 * _DAY)] = 30 * _DAY
     """Of a root: for how long the next generation's certificate is published before it is issued from."""
     crl_number_above: Annotated[int, msgspec.Meta(ge=0, le=2**62)] = 0
@@ -93,6 +98,10 @@ class URLs(msgspec.Struct, frozen=True):
 
     base: str
     """Plain HTTP origin, so that fetching a CRL needs no certificate (RFC 5280 section 8)."""
+
+    def of(self, options: LocalBody) -> URLs:
+        """Those of an authority with these options."""
+        return URLs(options.url) if options.url else self
 
     def crl(self, authority: str, shard: int, generation: int = 1, *, delta: bool = False) -> str:
         """``shard`` -1 is the whole list of a generation that has several."""
@@ -148,7 +157,7 @@ class LocalAuthority:
         self._serials = serials
         self._linter = linter
         self._clock = clock
-        self._urls = urls
+        self._urls = urls = urls.of(self.options)
         self._logs = logs
         self._issuer_url = urls.issuer(self.name, self.generation)
         self._ocsp_url = urls.ocsp(self.name) if self.options.ocsp else None
@@ -157,7 +166,11 @@ class LocalAuthority:
             policies = self.options.policies or (ANY_POLICY,)
             self._policies = (certificate_policies(policies, self.options.cps),)
         # What of this authority shows in a certificate's shape.
-        self._form = self._issuer.key_identifier + bytes((self.options.ocsp, self.delta_seconds > 0))
+        self._form = (
+            self._issuer.key_identifier
+            + bytes((self.options.ocsp, self.delta_seconds > 0))
+            + self._urls.base.encode()
+        )
         self._form += b"".join(extension.value for extension in self._policies)
         self._chains: dict[int, tuple[tuple[bytes, ...], ...]] = {}
         self._name_constraints: tuple[NameConstraints, ...] | None = None
@@ -307,6 +320,13 @@ class LocalAuthority:
     def crl_url(self, generation: int, shard: int, *, delta: bool = False) -> str:
         """Where a CRL is published; ``shard`` -1 is the whole list."""
         return self._urls.crl(self.name, shard, generation, delta=delta)
+
+    def former_crl_urls(self, generation: int, shard: int) -> tuple[str, ...]:
+        """What certificates may call it that were issued before addresses changed."""
+        now = self._urls.base
+        return tuple(
+            URLs(url).crl(self.name, shard, generation) for url in self.options.former_urls if url != now
+        )
 
     async def sign_crl(self, generation: int, template: CRLTemplate) -> bytes:
         key_id, certificate = self._generation(generation)

@@ -49,6 +49,8 @@ class CRLTemplate(msgspec.Struct, frozen=True):
     """In a complete CRL: where its delta CRLs are (freshest CRL, RFC 5280 section 5.2.6)."""
     encoded: bytes = b""
     """More entries, as ``encode_entries`` makes them."""
+    former_urls: tuple[str, ...] = ()
+    """Further URLs that certificates may carry instead of ``distribution_point_url``."""
 
     def __repr__(self) -> str:
         return f"CRLTemplate(number={self.number}, octets={len(self.encoded)})"
@@ -97,7 +99,9 @@ def tbs_crl(template: CRLTemplate, issuer: IssuerFacts) -> bytes:
         if base is not None:
             written.append(extensions.encode(_DELTA_CRL_INDICATOR, True, der.integer(base)))
         if template.distribution_point_url is not None:
-            point = der.sequence(distribution_point_name(template.distribution_point_url))
+            point = der.sequence(
+                distribution_point_name(template.distribution_point_url, *template.former_urls)
+            )
             written.append(extensions.encode(extensions.ISSUING_DISTRIBUTION_POINT, True, point))
         if template.delta_url is not None:
             written.append(freshest_crl_extension(template.delta_url))
@@ -204,15 +208,21 @@ def _differences(data: bytes, template: CRLTemplate, issuer: IssuerFacts) -> Ite
         base is not None and not base.critical
     ):
         yield "base"
-    for oid, url, critical, what in (
-        (extensions.ISSUING_DISTRIBUTION_POINT, template.distribution_point_url, True, "distribution point"),
-        (extensions.FRESHEST_CRL, template.delta_url, False, "freshest CRL"),
+    point, delta = template.distribution_point_url, template.delta_url
+    for oid, urls, critical, what in (
+        (
+            extensions.ISSUING_DISTRIBUTION_POINT,
+            () if point is None else (point, *template.former_urls),
+            True,
+            "distribution point",
+        ),
+        (extensions.FRESHEST_CRL, () if delta is None else (delta,), False, "freshest CRL"),
     ):
         extension = found.pop(oid, None)
-        if (extension is None) != (url is None):
+        if (extension is None) != (not urls):
             yield what
-        elif extension is not None and url is not None:
-            written = der.tlv(0x86, url.encode("ascii"))
+        elif extension is not None:
+            written = b"".join(der.tlv(0x86, url.encode("ascii")) for url in urls)
             if extension.critical != critical or not extension.value.endswith(written):
                 yield what
     if found:

@@ -17,7 +17,7 @@ newest when it was begun: another that came in between may know of revocations t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 import structlog
@@ -37,6 +37,8 @@ _CHUNK = 5_000
 _RETRIES = (1, 5, 15, 60, 300)
 _SLACK = 300
 """Seconds by which another node's clock may be behind: a delta CRL rather says too much."""
+_KNOWN_MS = 5_000
+"""After so long every node knows of a change of the configuration."""
 _LONGEST_PAUSE = 3600
 """A delta CRL lives for some of its periods, at least."""
 
@@ -81,7 +83,7 @@ class CRLPublisher:
         if source is None or generation not in source.crl_generations():
             return None
         shard = int(payload["shard"])
-        delta = bool(source.delta_seconds)
+        delta = bool(source.delta_seconds) and not job.payload.get("complete")
         if delta and await self._base(source, generation, shard) is None:
             delta = False
         crl, after = await self._sign(source, List(source.name, generation, shard, delta))
@@ -94,6 +96,17 @@ class CRLPublisher:
                 enqueue(tx, self._clock.now_ms(), self._kind, where, key=f"{source.name}/{generation}/whole")
 
         return unit
+
+    def sign_again(self, tx: Tx, authority: str, generations: Iterable[int], shards: int) -> None:
+        """Have complete lists signed soon although nothing in them changed: the form of an authority's CRLs did.
+
+        It takes a moment until all nodes know of that."""
+        now = self._clock.now_ms()
+        for generation in generations:
+            for shard in range(shards):
+                where = {"authority": authority, "generation": generation, "shard": shard, "complete": True}
+                key = f"{authority}/{generation}/{shard}/form"
+                enqueue(tx, now, self._kind, where, due_ms=now + _KNOWN_MS, key=key)
 
     async def refresh(self) -> int:
         """Sign every CRL that is missing or past half of its life; answer how many. Run periodically."""
@@ -158,6 +171,7 @@ class CRLPublisher:
             if source.delta_seconds and not wanted.delta
             else None,
             encoded,
+            source.former_crl_urls(generation, shard) if several else (),
         )
         der = await source.sign_crl(generation, template)
         issuer = issuer_facts(source.crl_issuer(generation))
