@@ -80,7 +80,8 @@ class AuthorityOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     url: str | UnsetType = UNSET
     """Origin of the addresses in what it issues, such as ``http://pki.example.com``; empty: the server's."""
     former_urls: Texts | UnsetType = UNSET
-    """Origins in certificates of before, for which its CRLs speak too; one that ``url`` replaces comes by itself."""
+    """Origins in certificates of before, for which its CRLs speak too; one that ``url`` replaces comes by
+    itself."""
     trust_seconds: int | UnsetType = UNSET
     """Of a root: for how long a next generation is published before it is issued from."""
     crl_number_above: int | UnsetType = UNSET

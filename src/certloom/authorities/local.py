@@ -83,8 +83,8 @@ class LocalBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     policies: tuple[str, ...] = ()
     """Certificate policies (dotted OIDs) in what it issues."""
     url: str = ""
-    """Origin of the addresses in what it issues (CRLs, issuer, OCSP), such as that of a cache before this server;
-    empty: the server's."""
+    """Origin of the addresses in what it issues (CRLs, issuer, OCSP), such as that of a cache before this
+    server; empty: the server's."""
     former_urls: Annotated[tuple[str, ...], msgspec.Meta(max_length=20)] = ()
     """Origins in certificates of before: its CRLs speak for those too."""
     trust_seconds: Annotated[int, msgspec.Meta(ge=0, le=3660 * _DAY)] = 30 * _DAY

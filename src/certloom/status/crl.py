@@ -98,7 +98,8 @@ class CRLPublisher:
         return unit
 
     def sign_again(self, tx: Tx, authority: str, generations: Iterable[int], shards: int) -> None:
-        """Have complete lists signed soon although nothing in them changed: the form of an authority's CRLs did.
+        """Have complete lists signed soon although nothing in them changed: the form of an authority's CRLs
+        did.
 
         It takes a moment until all nodes know of that."""
         now = self._clock.now_ms()
