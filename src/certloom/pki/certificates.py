@@ -159,7 +159,7 @@ def _uri(url: str) -> bytes:
 @lru_cache(maxsize=1024)
 def distribution_point_name(*urls: str) -> bytes:
     """DER of a ``[0] DistributionPointName`` with these URLs: in the certificate's CRL distribution point
-    and in the CRL's issuing distribution point, one of whose names must be one of that (RFC 5280 section 6.3.3)."""
+    and in the CRL's issuing distribution point, which must have one in common (RFC 5280 section 6.3.3)."""
     return der.context(0, der.context(0, b"".join(map(_uri, urls))))
 
 
