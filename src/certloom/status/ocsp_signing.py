@@ -8,6 +8,7 @@ from certloom.signing import Signing, SigningError, SigningUnavailable
 
 _BATCH = 64
 _MOST_WAITING = 4096
+_TURNS = 4
 
 
 class Batches:
@@ -37,7 +38,13 @@ class Batches:
         waiting = self._waiting[key_id]
         try:
             while waiting:
-                # What else this turn of the loop brings joins the batch.
+                # What else the next turns of the loop bring joins the batch, while they bring any: to send a
+                # request and wake the signer costs several times a signature.
+                for _ in range(_TURNS):
+                    before = len(waiting)
+                    await asyncio.sleep(0)
+                    if len(waiting) == before or before >= _BATCH:
+                        break
                 batch = waiting[:_BATCH]
                 del waiting[:_BATCH]
                 await self._sign(key_id, [(data, future) for data, future in batch if not future.done()])
