@@ -87,6 +87,8 @@ def test_a_dry_run_says_what_would_change_and_changes_nothing(either: Installati
         ({"profiles": [{**WEB, "colour": 1}]}, "`$.profiles[0].colour`"),
         ({"profiles": [{**WEB, "authority": "none"}]}, "no authority 'none' - at `$.profiles[0].authority`"),
         ({"profiles": [WEB, WEB]}, "declares 'web' twice"),
+        ({"profiles": [{**WEB, "name": "ca"}]}, "'ca' stands for CA certificates in the inventory"),
+        ({"profiles": [{**WEB, "name": "ocsp"}]}, "'ocsp' stands for OCSP responders' certificates"),
         ({"channels": [{"protocol": "acme", "name": "c", "profiles": ["none"]}]}, "no profile 'none'"),
         ({"channels": [{"protocol": "acme", "name": "C", "profiles": ["device"]}]}, "`$.channels[0].name`"),
         (

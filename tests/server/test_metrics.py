@@ -94,7 +94,7 @@ def test_the_metrics_listener_serves_nothing_else_and_others_serve_no_metrics(tm
                 health = json.loads(text)
                 assert (status, health["ready"]) == (200, True)
                 names = {check["name"] for check in health["checks"]}
-                assert names == {"store", "signer", "clock", "crls", "linter"}
+                assert names == {"store", "signer", "clock", "crls", "ocsp", "linter"}
         finally:
             await app.close()
 

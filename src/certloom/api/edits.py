@@ -18,6 +18,7 @@ from certloom.audit import Origin, record
 from certloom.authorities.certifying import PROFILE as CA_PROFILE
 from certloom.policy.channels import Channel
 from certloom.policy.profiles import Profile, ProfileError, encode_profile, parse_profile
+from certloom.status.ocsp_responders import PROFILE as OCSP_PROFILE
 from certloom.store import configuration
 from certloom.store.base import Tx
 
@@ -45,6 +46,9 @@ def invalid(what: str, path: str) -> Problem:
 # -- profiles --------------------------------------------------------------------------------------------
 
 
+_TAKEN = {CA_PROFILE: "CA certificates", OCSP_PROFILE: "OCSP responders' certificates"}
+
+
 def read_profile(table: dict[str, Any], path: str = "$") -> Profile:
     """A profile out of a table. Raises ``Problem``."""
     try:
@@ -55,8 +59,8 @@ def read_profile(table: dict[str, Any], path: str = "$") -> Profile:
 
 def check_profile(profile: Profile, authorities: Collection[str], path: str = "$") -> None:
     """Raises ``Problem`` where it names an authority that is not there, or has a name that is taken."""
-    if profile.name == CA_PROFILE:
-        raise invalid(f"{CA_PROFILE!r} stands for CA certificates in the inventory", f"{path}.name")
+    if profile.name in _TAKEN:
+        raise invalid(f"{profile.name!r} stands for {_TAKEN[profile.name]} in the inventory", f"{path}.name")
     if profile.authority not in authorities:
         raise invalid(f"there is no authority {profile.authority!r}", f"{path}.authority")
 

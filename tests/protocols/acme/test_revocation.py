@@ -53,9 +53,24 @@ def test_revoking_again_is_already_revoked(labs: Labs) -> None:
         client = await lab.client().registered()
         der = await issue(client, "a.example.com")
         await revoke(client, der, 4)
-        answer = await revoke(client, der, 1)
+        answer = await revoke(client, der, 3)
         assert (answer.status, answer.type) == (400, "alreadyRevoked")
         assert await reason_of(lab) == 4
+
+    labs.run(scenario)
+
+
+def test_that_the_key_was_compromised_may_be_said_of_what_is_revoked_already(labs: Labs) -> None:
+    async def scenario(lab: Lab) -> None:
+        client = await lab.client().registered()
+        der = await issue(client, "a.example.com")
+        await revoke(client, der, 4)
+        assert (await revoke(client, der, 1)).status == 200
+        assert await reason_of(lab) == 1
+        for reason in (1, 4):
+            answer = await revoke(client, der, reason)
+            assert (answer.status, answer.type) == (400, "alreadyRevoked")
+        assert await reason_of(lab) == 1
 
     labs.run(scenario)
 
