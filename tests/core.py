@@ -16,6 +16,7 @@ from certloom.authorities.registry import Authorities
 from certloom.clock import Clock
 from certloom.enrollment.approvals import Approvals
 from certloom.enrollment.books import Books
+from certloom.enrollment.compromise import Compromise
 from certloom.enrollment.pipeline import Enrollment
 from certloom.enrollment.revoke import CRL_JOB, Revoker
 from certloom.identity.credentials import Credentials
@@ -47,6 +48,7 @@ class Core:
     enrollment: Enrollment
     approvals: Approvals
     revoker: Revoker
+    compromise: Compromise
     credentials: Credentials
     crls: CRLPublisher
     signing: Service
@@ -123,6 +125,7 @@ async def core(store: Store, clock: Clock, node: str = "node") -> AsyncIterator[
     books = Books(store, authorities.make)
     await books.refresh()
     enrollment = Enrollment(store, clock, books, runner)
+    revoker = Revoker(store, clock)
     crls = CRLPublisher(
         store,
         clock,
@@ -138,7 +141,8 @@ async def core(store: Store, clock: Clock, node: str = "node") -> AsyncIterator[
         linter,
         enrollment,
         Approvals(store, clock, enrollment),
-        Revoker(store, clock),
+        revoker,
+        Compromise(clock, revoker, runner),
         Credentials(DATA_KEY, clock),
         crls,
         signing,

@@ -45,6 +45,7 @@ ROLES = {
 }
 
 PUBLIC = {
+    "POST /compromised-keys/proofs",
     "POST /sessions",
     "POST /setup",
     "GET /version",

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from certloom.clock import Clock
     from certloom.enrollment.approvals import Approvals
     from certloom.enrollment.books import Books
+    from certloom.enrollment.compromise import Compromise
     from certloom.enrollment.pipeline import Enrollment
     from certloom.enrollment.revoke import Revoker
     from certloom.enrollment.server_keys import ServerKeys
@@ -60,6 +61,7 @@ class Services:
     approvals: Approvals
     server_keys: ServerKeys
     revoker: Revoker
+    compromise: Compromise
     crls: CRLPublisher
     checkpoints: Checkpoints
     """Signs places of the audit log."""

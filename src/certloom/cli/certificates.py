@@ -11,10 +11,11 @@ from typing import Annotated, Any
 
 import typer
 
+from certloom.cli import show
 from certloom.cli.client import at
 from certloom.cli.files import read, save
 from certloom.cli.options import REFUSED, Limit
-from certloom.cli.passwords import new_password
+from certloom.cli.passwords import new_password, password
 from certloom.cli.reach import fail
 from certloom.cli.run import Run, command, group
 from certloom.cli.values import moment, moment_before
@@ -231,6 +232,82 @@ def block(
     spki = digest(Path(which)) if Path(which).is_file() else which.replace(":", "").lower()
     answer = run.client.create("/blocked-keys", {"spki_sha256": spki, "why": reason})
     run.record(answer.value)
+
+
+@command(key, "compromised")
+def report_compromised(
+    run: Run,
+    certificate: Annotated[
+        Path | None, typer.Option(help="A PEM certificate that has the key.", show_default=False)
+    ] = None,
+    csr: Annotated[
+        Path | None, typer.Option(help="A PEM CSR that was made with it.", show_default=False)
+    ] = None,
+    spki: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SHA256|FILE",
+            help="SHA-256 of the SPKI in hexadecimal, or the public or private key in PEM.",
+            show_default=False,
+        ),
+    ] = None,
+    proof: Annotated[
+        Path | None, typer.Option(help="What `certloom key proof` made with it.", show_default=False)
+    ] = None,
+    reason: Annotated[
+        str, typer.Option("--reason", "-r", help="How it came to be known, for the record.")
+    ] = "reported as compromised",
+    authorities: Annotated[
+        bool, typer.Option("--authorities", help="Revoke CA certificates that have the key too.")
+    ] = False,
+) -> None:
+    """Block a key for ever and revoke every certificate that has it."""
+    body: dict[str, Any] = {"why": reason, "authorities": authorities}
+    for name, path in (("certificate", certificate), ("csr", csr), ("proof", proof)):
+        if path is not None:
+            body[name] = read(path).decode("latin-1")
+    if spki is not None:
+        # A private key never leaves this machine: its public half's digest says enough.
+        body["spki_sha256"] = digest(Path(spki)) if Path(spki).is_file() else spki.replace(":", "").lower()
+    done = run.client.create("/compromised-keys", body).value
+    more = ", and more are being revoked" if done["being_revoked"] else ""
+    count = f"{done['revoked']} certificate{'' if done['revoked'] == 1 else 's'}"
+    run.say(done, f"{done['spki_sha256']} is blocked; {count} revoked{more}")
+    if done["ca_certificates"] and not run.json:
+        ids = ", ".join(map(str, done["ca_certificates"]))
+        show.line(f"CA certificates with the key were left alone: {ids}; --authorities revokes them too")
+
+
+@key.command("proof")
+def make_proof(
+    file: Annotated[Path, typer.Argument(help="The private key, PEM.")],
+    encrypted: Annotated[bool, typer.Option("--encrypted", help="Ask for its password.")] = False,
+) -> None:
+    """Print a proof that a private key is compromised. Whoever has it can block the key here, so send it."""
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    from certloom.pki import signatures
+    from certloom.pki.csr import tbs_csr
+    from certloom.pki.keys import spki_of
+    from certloom.pki.names import COMMON_NAME, Name
+    from certloom.pki.pem import to_pem
+
+    secret = password("Password of the key", None).encode() if encrypted else None
+    subject = Name(((COMMON_NAME, "Proof of key compromise"),))
+    try:
+        private: Any = load_pem_private_key(read(file), secret)
+        made = signatures.assemble(private, tbs_csr(subject, spki_of(private), ca=False))
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        fail(REFUSED, f"{file}: {error}")
+    print(to_pem(made, "CERTIFICATE REQUEST").decode(), end="")
+
+
+@command(key, "blocked")
+def list_blocked(run: Run, limit: Limit = 1000) -> None:
+    """Every key that is blocked."""
+    rows = run.client.rows("/blocked-keys", limit)
+    run.table(rows, ("spki_sha256", "why", "blocked"), "no key is blocked")
 
 
 @command(key, "show")

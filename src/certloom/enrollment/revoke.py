@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from certloom.audit import Origin, record
+from certloom.authorities.certifying import PROFILE as CA_PROFILE
 from certloom.clock import Clock
 from certloom.enrollment.errors import Refused, Unavailable
 from certloom.jobs import enqueue
@@ -21,6 +22,7 @@ from certloom.store.certificates import StoredCertificate
 
 KEY_COMPROMISE = 1
 CRL_JOB = "status.crl"
+COMPROMISE_JOB = "key.compromised"
 
 REQUESTER_REASONS = frozenset({0, 1, 3, 4, 5})
 """What a certificate's owner may give: unspecified, keyCompromise, affiliationChanged, superseded and
@@ -78,8 +80,12 @@ class Revoker:
         origin: Origin,
         *,
         also: Callable[[Tx, StoredCertificate], None] | None = None,
+        alone: bool = False,
     ) -> StoredCertificate:
-        """The same inside the caller's unit, which has seen to it that the reason may be given."""
+        """The same inside the caller's unit, which has seen to it that the reason may be given.
+
+        Others with the same compromised key are revoked soon after it, unless it is revoked ``alone``.
+        """
         found = _locked(tx, certificate_id)
         now = self._clock.now()
         was = found.revocation_reason
@@ -92,6 +98,9 @@ class Revoker:
             tx, found.spki_sha256, f"certificate {certificate_id} revoked for keyCompromise", now
         ):
             record(tx, self._clock.now_ms(), "key.blocked", f"key:{found.spki_sha256.hex()}", origin)
+        others = (found.spki_sha256, now, KEY_COMPROMISE, 1)
+        if reason == KEY_COMPROMISE and not alone and statements.to_revoke(tx, *others, but=CA_PROFILE):
+            revoke_all_of(tx, self._clock.now_ms(), found.spki_sha256, origin)
         return self._changed(tx, found, "certificate.revoked", origin, {"reason": reason}, also)
 
     async def hold(self, certificate_id: int, origin: Origin) -> StoredCertificate:
@@ -171,6 +180,16 @@ class Revoker:
             return await self._store.write(unit)
         except StoreError as error:
             raise Unavailable(Reason("store-unavailable", "the revocation could not be recorded")) from error
+
+
+def revoke_all_of(tx: Tx, now_ms: int, key: bytes, origin: Origin, *, authorities: bool = False) -> None:
+    """Have everything revoked, by a job of ``Compromise``, that has a key (SHA-256 of its SPKI)."""
+    payload = {
+        "spki_sha256": key.hex(),
+        "origin": [origin.actor, origin.address, origin.trace],
+        "authorities": authorities,
+    }
+    enqueue(tx, now_ms, COMPROMISE_JOB, payload, key=f"{key.hex()}{'/authorities' if authorities else ''}")
 
 
 def _locked(tx: Tx, certificate_id: int) -> StoredCertificate:

@@ -24,6 +24,7 @@ from certloom.authorities.registry import Authorities, UnknownKey
 from certloom.clock import Clock
 from certloom.enrollment.approvals import Approvals
 from certloom.enrollment.books import Books
+from certloom.enrollment.compromise import Compromise
 from certloom.enrollment.pipeline import Enrollment
 from certloom.enrollment.revoke import CRL_JOB, Revoker
 from certloom.enrollment.server_keys import ServerKeys
@@ -74,6 +75,7 @@ class Rooms:
     approvals: Approvals
     server_keys: ServerKeys
     revoker: Revoker
+    compromise: Compromise
     crls: CRLPublisher
     ocsp: OCSPResponder
     checkpoints: Checkpoints
@@ -120,6 +122,12 @@ class Rooms:
         await self.store.close()
 
 
+def _publish_seconds(authorities: Authorities, name: str) -> int:
+    """How long an authority's CRLs may wait for further revocations."""
+    found = authorities.local.get(name)
+    return 0 if found is None else found.publish_seconds
+
+
 def _oidc(
     settings: Settings, store: Store, clock: Clock, logins: Logins, provider: Provider
 ) -> OIDCLogins | None:
@@ -159,6 +167,7 @@ async def open_rooms(
         books = Books(store, authorities.make)
         runner = Runner(store, clock, node)
         enrollment = Enrollment(store, clock, books, runner, settings.enrollment)
+        revoker = Revoker(store, clock, lambda name: _publish_seconds(authorities, name))
         people = People(clock)
         logins = Logins(store, clock, people, Passwords(), settings.api)
         webhooks = Webhooks(store, clock, data_key, http)
@@ -184,7 +193,8 @@ async def open_rooms(
             server_keys=ServerKeys(store, clock, data_key),
             enrollment=enrollment,
             approvals=Approvals(store, clock, enrollment),
-            revoker=Revoker(store, clock),
+            revoker=revoker,
+            compromise=Compromise(clock, revoker, runner),
             crls=CRLPublisher(store, clock, runner, lambda: dict(authorities.local), CRL_JOB),
             ocsp=OCSPResponder(
                 store, clock, signing, node, lambda: authorities.local, authorities.generations

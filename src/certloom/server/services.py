@@ -42,6 +42,7 @@ def services(rooms: Rooms, metrics: Callable[[str], Awaitable[tuple[bytes, str]]
         approvals=rooms.approvals,
         server_keys=rooms.server_keys,
         revoker=rooms.revoker,
+        compromise=rooms.compromise,
         crls=rooms.crls,
         checkpoints=rooms.checkpoints,
         metrics=metrics,

@@ -233,6 +233,38 @@ def set_replaced_by(tx: Tx, id: int, successor: int) -> bool:
     )
 
 
+def to_revoke(
+    tx: Tx, spki_sha256: bytes, now: int, reason: int, limit: int, *, only: str = "", but: str = ""
+) -> list[int]:
+    """Ids of unexpired certificates with this key that are not revoked for ``reason`` or for good.
+
+    For keyCompromise (1) also those that were revoked for another reason. ``only`` those of one profile, or
+    all ``but`` those.
+    """
+    for_good = "TRUE" if reason == 1 else f"(revoked IS NULL OR revocation_reason = {HOLD})"
+    return [
+        row[0]
+        for row in tx.all(
+            "SELECT id FROM certificates WHERE spki_sha256 = ? AND not_after >= ?"
+            f" AND (revocation_reason IS NULL OR revocation_reason <> ?) AND {for_good}"
+            f" AND profile {'= ?' if only else '<> ?'} ORDER BY id LIMIT ?",
+            (spki_sha256, now, reason, only or but, limit),
+        )
+    ]
+
+
+def blocked_keys(tx: Tx, after: bytes, limit: int) -> list[tuple[bytes, str, int]]:
+    """Blocked keys by the SHA-256 of their SPKI, from the one after ``after``: it, why, and since when."""
+    return [
+        (row[0], row[1], row[2])
+        for row in tx.all(
+            "SELECT spki_sha256, why, created FROM blocked_keys WHERE spki_sha256 > ?"
+            " ORDER BY spki_sha256 LIMIT ?",
+            (after, limit),
+        )
+    ]
+
+
 def is_blocked(tx: Tx, spki_sha256: bytes) -> bool:
     """Whether a public key is on the blocklist."""
     return tx.one("SELECT 1 FROM blocked_keys WHERE spki_sha256 = ?", (spki_sha256,)) is not None
