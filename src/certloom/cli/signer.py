@@ -70,14 +70,21 @@ def status(config: Config = None, json: AsJSON = False) -> None:
     import msgspec
 
     from certloom.server.data_dir import DataDir
-    from certloom.server.signer import socket_path
+    from certloom.server.signer import socket_path, user_id
     from certloom.signing import SigningError
     from certloom.signing.client import Client
+    from certloom.signing.process import SignerError
+
+    name = next(iter(filter(None, (settings.user, *settings.signer.server_users))), "")
+    try:
+        server_user = user_id(name) if name else None
+    except SignerError as error:
+        fail(BAD_SETTINGS, str(error))
 
     async def ask() -> Any:
         client = Client(socket_path(settings, DataDir(settings)), patience=0)
         try:
-            return await client.status()
+            return await client.status(server_user)
         finally:
             await client.close()
 

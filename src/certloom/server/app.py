@@ -47,6 +47,7 @@ from certloom.server.services import services
 from certloom.server.sockets import bind
 from certloom.server.tls import ListenerTLS
 from certloom.settings import Address, Settings
+from certloom.signing import SigningUnavailable
 from certloom.unix_sockets import bind_unix
 from certloom.validation import Validator
 
@@ -168,11 +169,22 @@ class Application:
         kept_since = rooms.clock.now() - rooms.settings.api.idempotency_seconds
         await idempotency.prune(rooms.store, kept_since)
 
+    async def _tell_of_signer(self) -> None:
+        """Say in the log what an operator may not know: that whoever has this process has the keys."""
+        try:
+            status = await self.rooms.signing.status()
+        except SigningUnavailable as error:
+            _log.warning("signer.unreachable", why=str(error))
+            return
+        if not status.isolated:
+            _log.warning("signer is not isolated", why=status.why)
+
     async def start(self) -> None:
         """Do all that comes before listening, then listen. Raises ``TLSError`` or ``StoreError``."""
         rooms = self.rooms
         await burn_abandoned(rooms.store, rooms.clock, alone=rooms.store.dialect == "sqlite")
         await self._write_roots()
+        await self._tell_of_signer()
         if self._has_tls:
             await self.tls.start()
         # Before anybody can ask for them, and before the first certificate names one.

@@ -130,8 +130,9 @@ class Client:
     ) -> bytes:
         return await self._one(key_id, messages.Decrypt(key_id, ciphertext, padding))
 
-    async def status(self) -> SigningStatus:
-        answer = await self._ask(messages.Status())
+    async def status(self, server_user: int | None = None) -> SigningStatus:
+        """``server_user``: whether it is isolated from that user, where root asks."""
+        answer = await self._ask(messages.Status(server_user))
         assert isinstance(answer, messages.Told)
         return answer.status
 

@@ -121,7 +121,7 @@ class FileLimits:
         self._trouble = ""
         self._rates: dict[str, _Rate] = {}
         self.ocsp_keys: set[tuple[str, bytes]] = set()
-        """(authority, SPKI) of the OCSP keys this signer knows: only they are certified as responders."""
+        """(authority, SPKI) of the OCSP keys that are nowhere else: only they are certified as responders."""
         self._look()
         if self._trouble:
             raise LimitsError(self._trouble)

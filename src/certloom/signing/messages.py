@@ -89,7 +89,8 @@ class Decrypt(_Request, frozen=True, tag="decrypt"):
 
 
 class Status(_Request, frozen=True, tag="status"):
-    pass
+    server_user: int | None = None
+    """For root, who asks on behalf of the server: the server's user id."""
 
 
 Request = Know | Generate | Adopt | Attach | Certificate | CACertificate | CSR | CRL | Sign | Decrypt | Status

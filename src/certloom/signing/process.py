@@ -129,17 +129,18 @@ class Signer:
                 return self._made(await service.adopt(id, purpose, authority, pkcs8), id)
             case messages.Attach(id, purpose, authority, token):
                 return self._made(await service.attach(id, purpose, authority, token), id)
-            case messages.Status():
-                return messages.Told(self._status(await service.status(), user))
+            case messages.Status(server_user):
+                whose = server_user if server_user is not None and user == 0 else user
+                return messages.Told(self._status(await service.status(), whose))
 
     def _made(self, made: MadeKey, id: str) -> messages.Answer:
         self._note(id, made.record)
         return messages.Made(made)
 
     def _note(self, id: str, record: bytes) -> None:
-        self._service.know(id, record)
-        opened = self._service.record(id)
-        if opened.purpose == "ocsp":
+        opened = self._service.take(id, record)
+        # Not one that a server brought: it could go on answering with that after it was thrown out.
+        if opened.purpose == "ocsp" and (opened.born or opened.token):
             self._limits.ocsp_keys.add((opened.authority, opened.spki))
 
     def _status(self, status: SigningStatus, user: int) -> SigningStatus:

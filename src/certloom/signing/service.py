@@ -163,6 +163,16 @@ class Service:
             self._sealed[id] = record
             self._keys.pop(id, None)
 
+    def take(self, id: str, record: bytes) -> KeyRecord:
+        """As ``know``, for a record that may be anybody's: one that does not open changes nothing.
+
+        Raises ``SigningRefused``.
+        """
+        if self._sealed.get(id) != record:
+            records.unseal(self._sealing, id, record)
+            self.know(id, record)
+        return self.record(id)
+
     def _made(self, id: str, record: KeyRecord) -> MadeKey:
         key = _Key(record)
         sealed = records.seal(self._sealing, id, record)
