@@ -96,7 +96,9 @@ class Signer:
         try:
             return await self._answer(request, user)
         except SigningRefused as error:
-            _log.warning("signer.refused", what=type(request).__name__, code=error.code, why=str(error))
+            # A key that is not known yet is handed over next: every start is full of that.
+            log = _log.debug if error.code == "unknown-key" else _log.warning
+            log("signer.refused", what=type(request).__name__, code=error.code, why=str(error))
             return messages.Failed(True, error.code, str(error))
         except SigningUnavailable as error:
             _log.warning("signer.unavailable", what=type(request).__name__, code=error.code, why=str(error))
