@@ -48,7 +48,7 @@ TokenURI = Annotated[
     str, msgspec.Meta(pattern="^(pkcs11:.*)?$", max_length=1000, description="RFC 7512, without a PIN.")
 ]
 
-_IN_CRLS = ("url", "former_urls", "delta_seconds", "crl_seconds", "crl_number_above")
+_IN_CRLS = ("url", "former_urls", "delta_seconds", "full_crl", "crl_seconds", "crl_number_above")
 """Options that show in CRLs."""
 
 

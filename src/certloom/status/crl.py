@@ -90,10 +90,15 @@ class CRLPublisher:
 
         def unit(tx: Tx) -> None:
             _publish(tx, crl, after)
+            where = {"authority": source.name, "generation": generation, "shard": shard}
+            if source.delta_seconds and not crl.delta:
+                # There are deltas from now on, or this list is of another form than the one before.
+                key = f"{source.name}/{generation}/{shard}/delta"
+                enqueue(tx, self._clock.now_ms(), self._kind, where, key=key)
             if shard != WHOLE and source.full_crl and source.crl_shards > 1:
                 # Another list, and one for all shards: its turn comes when theirs have been.
-                where = {"authority": source.name, "generation": generation, "shard": WHOLE}
-                enqueue(tx, self._clock.now_ms(), self._kind, where, key=f"{source.name}/{generation}/whole")
+                whole = {**where, "shard": WHOLE}
+                enqueue(tx, self._clock.now_ms(), self._kind, whole, key=f"{source.name}/{generation}/whole")
 
         return unit
 
