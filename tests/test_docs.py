@@ -27,6 +27,19 @@ _EXAMPLES = [
 ]
 
 
+def test_every_test_that_the_security_page_names_is_there() -> None:
+    page = (_TOP / "docs" / "security.md").read_text()
+    named = re.findall(r"`([a-z0-9_/]+\.py)(?:::(test_\w+))?`", page)
+    assert len(named) > 60
+    missing = [
+        f"{file}::{test}"
+        for file, test in named
+        if not (path := _TOP / "tests" / file).exists()
+        or (test and not re.search(rf"^(?:async )?def {test}\(", path.read_text(), re.MULTILINE))
+    ]
+    assert missing == []
+
+
 @pytest.mark.parametrize("block", _EXAMPLES)
 def test_an_example_in_toml_is_good_settings_or_a_good_declaration(block: str) -> None:
     table = tomllib.loads(block)

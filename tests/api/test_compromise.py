@@ -71,9 +71,7 @@ def test_a_key_is_named_by_whatever_has_it(by: str, tmp_path: Path, clock: Manua
             key = Key(tmp_path)
             first, second = await issued(api, key), await issued(api, key)
             (digest,) = {
-                json.loads((await api(ADMIN, "GET", f"/certificates/{r['certificate']}")).body)[
-                    "spki_sha256"
-                ]
+                json.loads((await api(ADMIN, "GET", f"/certificates/{r['certificate']}")).body)["spki_sha256"]
                 for r in (first, second)
             }
             body = {
@@ -157,6 +155,39 @@ def test_what_proves_nothing_changes_nothing(tmp_path: Path, clock: ManualClock)
                 assert 400 <= told.status < 500, (bad_body, told.body)
             assert await state(api, made) == "valid"
             assert json.loads((await api(ADMIN, "GET", "/blocked-keys")).body)["items"] == []
+
+    run(scenario())
+
+
+def test_a_csr_that_asks_to_be_a_ca_gets_a_leaf(tmp_path: Path, clock: ManualClock) -> None:
+    """Made by openssl, as anybody can."""
+    subprocess.run(
+        [
+            *("openssl", "req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"),
+            *("-keyout", "ca.key", "-out", "ca.csr", "-subj", "/CN=www.example.com"),
+            *(
+                "-addext",
+                "subjectAltName=DNS:www.example.com",
+                "-addext",
+                "basicConstraints=critical,CA:TRUE",
+            ),
+            *("-addext", "keyUsage=critical,keyCertSign,cRLSign"),
+        ],
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+    )
+
+    async def scenario() -> None:
+        async with serving(f"sqlite:///{tmp_path}/c.db", tmp_path, clock) as api:
+            body = {"profile": "free", "csr": (tmp_path / "ca.csr").read_text()}
+            made = await api(ALICE, "POST", "/requests", body)
+            assert made.status == 201, made.body
+            leaf = x509.load_pem_x509_certificate(json.loads(made.body)["certificate_pem"].encode())
+            constraints = leaf.extensions.get_extension_for_class(x509.BasicConstraints).value
+            assert constraints.ca is False
+            usage = leaf.extensions.get_extension_for_class(x509.KeyUsage).value
+            assert (usage.key_cert_sign, usage.crl_sign) == (False, False)
 
     run(scenario())
 

@@ -292,6 +292,30 @@ def test_extensions_that_openssl_puts_into_csrs_do_no_harm(labs: Labs) -> None:
     labs.run(scenario)
 
 
+def test_a_csr_that_asks_to_be_a_ca_gets_a_leaf(labs: Labs) -> None:
+    """Profiles say what a certificate may do, and no profile of a channel says that it may be a CA."""
+
+    async def scenario(lab: Lab) -> None:
+        client = await lab.client().registered()
+        order = await ready(client, "a.example.com")
+        extensions = (
+            (x509.BasicConstraints(ca=True, path_length=3), True),
+            (x509.KeyUsage(True, False, True, False, False, True, True, False, False), True),
+            (x509.NameConstraints([x509.DNSName("")], None), True),
+        )
+        done = await client.finalize(order, make_csr(["a.example.com"], extensions=extensions))
+        assert done.json["status"] == "valid"
+        chain = await client.post(done.json["certificate"])
+        leaf = x509.load_pem_x509_certificates(chain.body)[0]
+        assert leaf.extensions.get_extension_for_class(x509.BasicConstraints).value.ca is False
+        usage = leaf.extensions.get_extension_for_class(x509.KeyUsage).value
+        assert (usage.key_cert_sign, usage.crl_sign) == (False, False)
+        with pytest.raises(x509.ExtensionNotFound):
+            leaf.extensions.get_extension_for_class(x509.NameConstraints)
+
+    labs.run(scenario)
+
+
 def test_a_request_that_waits_for_a_person_is_processing_until_somebody_agrees(labs: Labs) -> None:
     async def scenario(lab: Lab) -> None:
         client = await lab.client("slow").registered()
