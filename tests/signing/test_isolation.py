@@ -12,6 +12,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ from certloom.secrets import DataKey, SecretError, load_key
 from certloom.settings.key_sources import Secrets
 from certloom.signing import records
 from certloom.signing.service import Service
+from tests.clients.lab import private_mounts
 from tests.conftest import run
 from tests.signing.making import ca_template
 
@@ -34,38 +36,64 @@ TOP = Path(__file__).parents[2]
 COMMAND = str(Path(sys.executable).with_name("certloom"))
 SERVER, SIGNER, STRANGER = "games", "news", "list"
 """Users that every Debian has and nobody uses."""
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be several users")
 
 
-def as_user(name: str, *words: str, text: str = "") -> subprocess.CompletedProcess[str]:
-    user = pwd.getpwnam(name)
-    return subprocess.run(
-        [sys.executable, "-B", *words],
-        user=user.pw_uid,
-        group=user.pw_gid,
-        extra_groups=[],
-        cwd=TOP,
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": f"{TOP / 'src'}:{TOP}"},
-        input=text,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+class Stage:
+    """A folder where every user finds this checkout, its packages and its Python, wherever they
+    really are: they are seen there by the processes of the test alone (mount namespaces)."""
 
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        packages = Path(sysconfig.get_paths()["purelib"])
+        seen = {"packages": packages, "src": TOP / "src", "tests": TOP / "tests"}
+        python = Path(sys.base_prefix)
+        if python != Path("/usr"):
+            seen["python"] = python
+        for name in seen:
+            (folder / name).mkdir()
+        self._mounts = private_mounts(*((path, str(folder / name)) for name, path in seen.items()))
+        version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+        self._python = str((folder / "python" if "python" in seen else python) / "bin" / version)
+        self.environment = {
+            "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+            "PYTHONPATH": f"{folder}/src:{folder}:{folder}/packages",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "LD_LIBRARY_PATH": f"{folder}/python/lib" if "python" in seen else "",
+        }
 
-needs_users = pytest.mark.skipif(
-    os.geteuid() != 0 or as_user(SERVER, "-c", "import certloom.cli.main, cryptography").returncode != 0,
-    reason="this needs root, and a checkout that other users can read",
-)
+    def command(self, *words: str, user: str = "") -> list[str]:
+        """Python with these arguments, as somebody."""
+        who = []
+        if user:
+            found = pwd.getpwnam(user)
+            who = ["setpriv", f"--reuid={found.pw_uid}", f"--regid={found.pw_gid}", "--clear-groups"]
+        return [*self._mounts, *who, self._python, *words]
+
+    def as_user(self, user: str, *words: str, text: str = "") -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.command(*words, user=user),
+            cwd=self.folder,
+            env=self.environment,
+            input=text,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
 
 
 @dataclass
 class Started:
     """The product, started as root."""
 
-    folder: Path
+    stage: Stage
     process: subprocess.Popen[bytes]
     config: Path
+
+    @property
+    def folder(self) -> Path:
+        return self.stage.folder
 
     @property
     def directory(self) -> Path:
@@ -101,25 +129,30 @@ def started() -> Iterator[Started]:
         '[listen]\nhttps = "127.0.0.1:0"\nhttp = "127.0.0.1:0"\n'
         f'[signer]\nuser = "{SIGNER}"\ndirectory = "{folder}/signer"\nsocket = "{folder}/run/signer.sock"\n'
     )
+    stage = Stage(folder)
+    # As `certloom serve`: what starts the two is run again for the server.
+    main = folder / "serve.py"
+    main.write_text("from certloom.cli.main import main\nmain()\n")
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
-            [COMMAND, "serve", "-c", str(config)],
+            stage.command(str(main), "serve", "-c", str(config)),
             stdout=log,
             stderr=log,
-            env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+            env=stage.environment,
+            cwd=folder,
         )
     deadline = time.monotonic() + 60
     while "CRLs: http" not in (folder / "log").read_text():
         assert process.poll() is None, (folder / "log").read_text()
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    yield Started(folder, process, config)
+    yield Started(stage, process, config)
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=20) == 0, (folder / "log").read_text()
     shutil.rmtree(folder)
 
 
-@needs_users
+@needs_root
 def test_whoever_takes_over_the_server_reads_no_key_and_gets_no_ca_certificate(started: Started) -> None:
     """A CA's key of an hour ago, handed to the signer as a server does; then everything is tried."""
     sealing = load_key(Secrets(), started.directory / "signer.key", create=False)
@@ -148,7 +181,7 @@ def test_whoever_takes_over_the_server_reads_no_key_and_gets_no_ca_certificate(s
         "tbs": x509.load_der_x509_certificate(issuer).tbs_certificate_bytes.hex(),
     }
     before = (started.directory / "signer-limits.toml").read_bytes()
-    done = as_user(SERVER, "-m", "tests.signing.intruder", text=json.dumps(given))
+    done = started.stage.as_user(SERVER, "-m", "tests.signing.intruder", text=json.dumps(given))
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found.pop("a certificate within its limits").startswith("done: "), "the server itself is served"
@@ -168,7 +201,7 @@ def test_whoever_takes_over_the_server_reads_no_key_and_gets_no_ca_certificate(s
     assert started.signer_pid() == given["pid"]
 
 
-@needs_users
+@needs_root
 def test_what_the_server_keeps_of_keys_is_of_no_use_to_it(started: Started) -> None:
     """The sealed records in its database do not open with its own data key, and do with the signer's."""
     data_key = load_key(Secrets(), started.folder / "data" / "data.key", create=False)
@@ -184,7 +217,7 @@ def test_what_the_server_keeps_of_keys_is_of_no_use_to_it(started: Started) -> N
             records.unseal(data_key, id, sealed)
 
 
-@needs_users
+@needs_root
 def test_it_says_that_it_is_isolated_and_each_runs_as_its_user(started: Started) -> None:
     status = json.loads(started.cli("signer", "status", "--json"))
     assert status["isolated"] is True
@@ -199,10 +232,10 @@ def test_it_says_that_it_is_isolated_and_each_runs_as_its_user(started: Started)
     assert (started.directory / "signer.key").stat().st_uid == pwd.getpwnam(SIGNER).pw_uid
 
 
-@needs_users
+@needs_root
 def test_anybody_else_cannot_even_connect(started: Started) -> None:
     script = "import socket, sys; socket.socket(socket.AF_UNIX).connect(sys.argv[1])"
-    done = as_user(STRANGER, "-c", script, str(started.socket))
+    done = started.stage.as_user(STRANGER, "-c", script, str(started.socket))
     assert "PermissionError" in done.stderr
     # Nor does it help to be let through to the socket by mistake: the signer asks the kernel who is there.
     os.chmod(started.socket.parent, 0o755)
@@ -212,7 +245,7 @@ def test_anybody_else_cannot_even_connect(started: Started) -> None:
             "import socket, sys; s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]);"
             "s.settimeout(5); s.sendall(b'\\0\\0\\0\\4abcd'); print(s.recv(9))"
         )
-        done = as_user(STRANGER, "-c", again, str(started.socket))
+        done = started.stage.as_user(STRANGER, "-c", again, str(started.socket))
         assert done.stdout.strip() in ("b''", ""), done.stdout
     finally:
         os.chmod(started.socket, 0o660)
