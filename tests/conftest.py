@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+import structlog
 
 from certloom.clock import ManualClock
 from certloom.store import Store, open_store
@@ -19,6 +20,20 @@ T = TypeVar("T")
 def run(coroutine: Coroutine[Any, Any, T]) -> T:
     """Run one coroutine to its end. A store may be used from several such runs, one after the other."""
     return asyncio.run(coroutine)
+
+
+@pytest.fixture(autouse=True)
+def loggers_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """How one test has logs written is not how the tests after it do: no logger keeps what it was told."""
+    before = structlog.get_config()
+    configure = structlog.configure
+
+    def uncached(**options: Any) -> None:
+        configure(**{**options, "cache_logger_on_first_use": False})
+
+    monkeypatch.setattr(structlog, "configure", uncached)
+    yield
+    configure(**before)
 
 
 @pytest.fixture
