@@ -91,7 +91,7 @@ class SpawnedSigner:
         except TimeoutError:
             said = b""
         if said != b"ready\n":
-            await self._end(process)
+            await end(process)
             what = said.decode(errors="replace").strip().removeprefix("error ")
             raise SignerError(what or "the signer ended before it was ready")
 
@@ -123,17 +123,19 @@ class SpawnedSigner:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._watching
         if self._process is not None:
-            await self._end(self._process)
+            await end(self._process)
 
-    async def _end(self, process: asyncio.subprocess.Process) -> None:
-        if process.stdin is not None:
-            process.stdin.close()
-        try:
-            await asyncio.wait_for(process.wait(), _STOP_SECONDS)
-        except TimeoutError:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
+
+async def end(process: asyncio.subprocess.Process) -> None:
+    """End a signer: it ends when its standard input does, or else is killed."""
+    if process.stdin is not None:
+        process.stdin.close()
+    try:
+        await asyncio.wait_for(process.wait(), _STOP_SECONDS)
+    except TimeoutError:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
 
 
 class SpawnedClient(Client):

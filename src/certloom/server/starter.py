@@ -1,12 +1,10 @@
-"""``certloom serve`` as root: the server and the signer each as a user of its own, and nothing else done
-as root.
+"""``certloom serve`` as root: the server and the signer each as a user of its own, and nothing else done as
+root.
 
 This process opens no socket and reads no key. It makes the two directories that the two users need, starts
-both
-programs, starts the signer again whenever it ends, hands signals on to the server, and ends with it. As
-the signer's
-files belong to another user than the server's, a server that was taken over can read no key and change no
-limit.
+both programs, starts the signer again whenever it ends, hands signals on to the server, and ends with it. As
+the signer's files belong to another user than the server's, a server that was taken over can read no key and
+change no limit.
 """
 
 from __future__ import annotations
@@ -33,7 +31,6 @@ _log = structlog.get_logger("certloom.server")
 _PAUSES = (0.1, 0.5, 1.0, 2.0, 5.0)
 _CALM_SECONDS = 30
 _READY_SECONDS = 60
-_STOP_SECONDS = 10
 EXTERNAL = "CERTLOOM_STARTED_AS"
 """Set for the server that a starter has started: it must not start a signer, nor become somebody."""
 
@@ -130,7 +127,7 @@ class Starter:
         with contextlib.suppress(TimeoutError):
             said = await asyncio.wait_for(process.stdout.readline(), _READY_SECONDS)
         if said != b"ready\n":
-            await _end(process)
+            await signer.end(process)
             what = said.decode(errors="replace").strip().removeprefix("error ")
             raise SignerError(what or "the signer ended before it was ready")
         return process
@@ -153,23 +150,12 @@ class Starter:
                         _log.error("signer.not_started", error=str(error))
                 _log.info("signer.started", pid=process.pid)
         finally:
-            await _end(process)
+            await signer.end(process)
 
 
 def _tell(process: asyncio.subprocess.Process, number: int) -> None:
     with contextlib.suppress(ProcessLookupError):
         process.send_signal(number)
-
-
-async def _end(process: asyncio.subprocess.Process) -> None:
-    if process.stdin is not None:
-        process.stdin.close()
-    try:
-        await asyncio.wait_for(process.wait(), _STOP_SECONDS)
-    except TimeoutError:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
 
 
 def _own(path: Path, uid: int, gid: int, mode: int) -> None:
