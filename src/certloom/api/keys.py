@@ -211,6 +211,7 @@ async def compromised(call: Call[None, None, Compromised]) -> Answer:
     body=Proof,
     answers={200: Proved},
     problems=(problems.NOT_FOUND, problems.INVALID, problems.TOO_MANY),
+    keyed=False,
     tag="keys",
 )
 async def prove(call: Call[None, None, Proof]) -> Answer:
