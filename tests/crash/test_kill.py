@@ -111,7 +111,8 @@ def test_what_clients_received_is_in_the_inventory_after_twenty_kills(
         server,
         "SELECT (SELECT count(*) FROM enrolment_requests r JOIN certificates c"
         " ON c.id = r.certificate_id AND c.request_id = r.id),"
-        f" (SELECT count(*) FROM certificates WHERE NOT {own}), (SELECT count(*) FROM certificates WHERE {own})",
+        f" (SELECT count(*) FROM certificates WHERE NOT {own}),"
+        f" (SELECT count(*) FROM certificates WHERE {own})",
     )[0]
     assert with_request == asked_for == len(inventory) - not_asked_for
     issued_events = _rows(server, "SELECT count(*) FROM events WHERE kind = 'certificate.issued'")
