@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import os
 import resource
+import secrets
 import signal
 import sys
 from collections.abc import Callable
@@ -226,7 +227,7 @@ def prepare(directory: Path, *, isolated: bool) -> None:
         limits = directory / LIMITS
         if not limits.exists():
             first = LimitsFile(default=Limit(ca_certificates="never" if isolated else "always"))
-            partial = limits.with_name(f".{LIMITS}.{os.getpid()}")
+            partial = limits.with_name(f".{LIMITS}.{secrets.token_hex(4)}")
             fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             with os.fdopen(fd, "w", encoding="utf-8") as file:
                 file.write(render(first))
