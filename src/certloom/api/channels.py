@@ -11,13 +11,13 @@ from certloom.api.problems import NOT_FOUND, Problem
 from certloom.api.routing import Answer, Call, Name, Page, Paging, etag, route
 from certloom.audit import record
 from certloom.identity.principals import Thing
-from certloom.policy.channels import Channel
+from certloom.policy.channels import Channel, protocol_of
 from certloom.store import configuration
 from certloom.store.base import Tx
 
 
 class ChannelPath(msgspec.Struct, frozen=True):
-    protocol: Literal["acme"]
+    protocol: Literal["acme", "est"]
     name: Name
 
     @property
@@ -32,7 +32,7 @@ class ChannelShown(msgspec.Struct, frozen=True):
     protocol: str
     name: str
     url: str
-    """For ACME, the directory."""
+    """For ACME, the directory; for EST, what an operation is appended to."""
     channel: Channel
 
 
@@ -94,12 +94,14 @@ async def put(call: Call[ChannelPath, None, Channel]) -> Answer:
     call.allow_shared("channel.write", channel=f"{path.protocol}/{path.name}")
     if channel.name != path.name:
         raise edits.invalid(f"this is the channel {path.name!r}", "$.name")
+    if protocol_of(channel) != path.protocol:
+        raise edits.invalid(f"this is a channel of {path.protocol}", "$.protocol")
 
     def unit(tx: Tx) -> Answer:
         configuration.edit(tx)
         body = configuration.channel(tx, path.protocol, path.name)
         call.require_match(None if body is None else etag(body))
-        edits.check_channel(channel, configuration.profile_names(tx))
+        edits.check_channel(channel, configuration.profile_names(tx), configuration.anchor_names(tx))
         change = edits.put_channel(tx, services, channel, call.origin)
         if change.change != "unchanged":
             configuration.touch(tx)
@@ -148,7 +150,8 @@ async def delete(call: Call[ChannelPath, None, None]) -> Answer:
 
 def _shown(base_url: str, protocol: str, name: str, body: str) -> ChannelShown:
     channel = msgspec.json.decode(body, type=Channel)
-    return ChannelShown(protocol, name, f"{base_url}/{protocol}/{name}/directory", channel)
+    url = f"{base_url}/acme/{name}/directory" if protocol == "acme" else f"{base_url}/.well-known/est/{name}"
+    return ChannelShown(protocol, name, url, channel)
 
 
 def _missing(path: ChannelPath) -> Problem:

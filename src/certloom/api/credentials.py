@@ -42,6 +42,7 @@ KindName = Literal[
     "acme-eab",
     "est-password",
     "est-token",
+    "est-key",
     "scep-challenge",
     "cmp-secret",
     "api-token",

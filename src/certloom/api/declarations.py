@@ -6,10 +6,9 @@ does not mention stays as it is. A profile gets a new version only if it differs
 
 from __future__ import annotations
 
-from base64 import urlsafe_b64encode
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -26,9 +25,10 @@ from certloom.audit import Origin
 from certloom.authorities.creation import NewCA
 from certloom.enrollment import rulebook
 from certloom.identity import issuing
-from certloom.identity.credentials import CredentialError, EABCredential, Terms
+from certloom.identity.credentials import CredentialError, Made, Terms
+from certloom.identity.kinds import KINDS
 from certloom.identity.principals import Principal, Thing
-from certloom.policy.channels import Channel
+from certloom.policy.channels import Channel, protocol_of
 from certloom.policy.name_rules import PatternError, check_pattern
 from certloom.policy.profiles import Profile
 from certloom.policy.rules import Rule
@@ -42,16 +42,17 @@ _encode = msgspec.json.Encoder(order="deterministic").encode
 
 
 class DeclaredCredential(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """An external account binding of an id that its operator chose; its key is made here and shown once."""
+    """A credential of an id that its operator chose; its secret is made here and shown once."""
 
     id: Name
+    kind: Literal["acme-eab", "est-password", "est-token", "est-key"] = "acme-eab"
     channel: str
     names: tuple[str, ...] = ()
     """Name patterns it may be used for."""
     preauthorized: bool = False
     """Whether its names need no further proof of control."""
     uses: Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)] | None = None
-    """How many accounts it may bind, counted from when it is made."""
+    """How often it may be used (ACME: how many accounts it may bind), counted from when it is made."""
     expires: Time | None = None
 
 
@@ -89,7 +90,7 @@ class ShownOnce(msgspec.Struct, frozen=True):
     id: str
     kind: str
     secret: str
-    """base64url without padding, as clients want it (RFC 8555 section 7.3.4)."""
+    """As clients want it; of ACME, base64url without padding (RFC 8555 section 7.3.4)."""
     channel: str
     names: tuple[str, ...]
     preauthorized: bool
@@ -186,9 +187,10 @@ def _check_permissions(call: Call[Any, Any, Any], document: Document, profiles: 
     if document.rules:
         call.allow_shared("rule.write")
     for channel in document.channels:
-        call.allow_shared("channel.write", channel=f"acme/{channel.name}")
+        call.allow_shared("channel.write", channel=f"{protocol_of(channel)}/{channel.name}")
     for credential in document.credentials:
-        call.allow("credential.write", Thing(owner="", team="", channel=f"acme/{credential.channel}"))
+        at = f"{_protocol(credential)}/{credential.channel}"
+        call.allow("credential.write", Thing(owner="", team="", channel=at))
 
 
 def _check(services: Services, document: Document, profiles: Sequence[Profile]) -> None:
@@ -196,7 +198,7 @@ def _check(services: Services, document: Document, profiles: Sequence[Profile]) 
     for kind, names in (
         ("authorities", [a.name for a in document.authorities]),
         ("profiles", [p.name for p in profiles]),
-        ("channels", [c.name for c in document.channels]),
+        ("channels", [f"{protocol_of(c)}/{c.name}" for c in document.channels]),
         ("credentials", [c.id for c in document.credentials]),
     ):
         twice = {name for name in names if names.count(name) > 1}
@@ -217,15 +219,18 @@ def _check(services: Services, document: Document, profiles: Sequence[Profile]) 
         with findings.gather():
             edits.check_profile(profile, authorities, f"$.profiles[{i}]")
     known = {profile.name for profile in profiles} | services.books.profiles().keys()
+    anchors = services.books.reading.anchors.keys()
     for i, channel in enumerate(document.channels):
         with findings.gather():
-            edits.check_channel(channel, known, f"$.channels[{i}]")
-    channels = {channel.name for channel in document.channels}
+            edits.check_channel(channel, known, anchors, f"$.channels[{i}]")
+    channels = {(protocol_of(channel), channel.name) for channel in document.channels}
     for i, credential in enumerate(document.credentials):
         with findings.gather():
-            if credential.channel not in channels and services.books.acme_channel(credential.channel) is None:
+            protocol = _protocol(credential)
+            there = services.books.has_channel(protocol, credential.channel)
+            if not there and (protocol, credential.channel) not in channels:
                 place = f"$.credentials[{i}].channel"
-                raise edits.invalid(f"there is no ACME channel {credential.channel!r}", place)
+                raise edits.invalid(f"there is no channel {credential.channel!r} of {protocol}", place)
         with findings.gather():
             _check_names(credential, f"$.credentials[{i}]")
     findings.tell()
@@ -317,21 +322,25 @@ def _put_credential(
     stored = credential_statements.get(tx, declared.id)
     try:
         if stored is None:
-            made = services.credentials.create_eab(
-                tx,
-                id=declared.id,
-                channel=declared.channel,
+            terms = Terms(
                 names=declared.names,
                 preauthorized=declared.preauthorized,
                 uses=declared.uses,
                 expires=expires,
+            )
+            made = services.credentials.create(
+                tx,
+                declared.kind,
+                terms,
+                id=declared.id,
+                channel=declared.channel,
                 owner=None if by.kind == "local" else by.owner,
                 origin=origin,
             )
-            _check_write(tx, services, by, made.id)
-            secrets.append(shown_once(made, declared.channel, expires))
+            _check_write(tx, services, by, declared.id)
+            secrets.append(shown_once(made))
             return Change("credential", declared.id, "created", (f"channel {declared.channel}",))
-        if stored.kind != "acme-eab" or stored.channel != declared.channel or stored.revoked is not None:
+        if stored.kind != declared.kind or stored.channel != declared.channel or stored.revoked is not None:
             raise Problem(
                 CONFLICT, f"credential {declared.id!r} exists and is of another kind or channel, or revoked"
             )
@@ -364,14 +373,21 @@ def _check_write(tx: Tx, services: Services, by: Principal, id: str) -> None:
         issuing.check_write(tx, services.people, by, now)
 
 
-def shown_once(eab: EABCredential, channel: str, expires: int | None = None) -> ShownOnce:
-    """A binding key as clients want it."""
+def _protocol(declared: DeclaredCredential) -> str:
+    return KINDS[declared.kind].protocol or ""
+
+
+def shown_once(made: Made) -> ShownOnce:
+    """A credential of a channel that was just made."""
+    credential = made.credential
+    assert made.secret is not None
+    assert credential.channel is not None
     return ShownOnce(
-        id=eab.id,
-        kind="acme-eab",
-        secret=urlsafe_b64encode(eab.mac_key).rstrip(b"=").decode(),
-        channel=channel,
-        names=eab.names,
-        preauthorized=eab.preauthorized,
-        expires=at_or_none(expires),
+        id=credential.id,
+        kind=credential.kind,
+        secret=made.secret,
+        channel=credential.channel,
+        names=credential.names,
+        preauthorized=credential.preauthorized,
+        expires=at_or_none(credential.expires),
     )

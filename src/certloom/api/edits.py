@@ -16,7 +16,7 @@ from certloom.api.problems import INVALID, Problem
 from certloom.api.services import Services
 from certloom.audit import Origin, record
 from certloom.authorities.certifying import PROFILE as CA_PROFILE
-from certloom.policy.channels import Channel
+from certloom.policy.channels import EST_OPERATIONS, ACMEChannel, Channel, ESTChannel, protocol_of
 from certloom.policy.profiles import Profile, ProfileError, encode_profile, parse_profile
 from certloom.status.ocsp_responders import PROFILE as OCSP_PROFILE
 from certloom.store import configuration
@@ -88,8 +88,35 @@ def encode_channel(channel: Channel) -> str:
     return _encode(channel).decode()
 
 
-def check_channel(channel: Channel, profiles: Collection[str], path: str = "$") -> None:
+def check_channel(
+    channel: Channel, profiles: Collection[str], anchors: Collection[str], path: str = "$"
+) -> None:
     """Raises ``Problem`` for what refers to nothing, or could not work."""
+    if isinstance(channel, ESTChannel):
+        _check_est(channel, profiles, anchors, path)
+    else:
+        _check_acme(channel, profiles, path)
+
+
+def _check_est(channel: ESTChannel, profiles: Collection[str], anchors: Collection[str], path: str) -> None:
+    if channel.name in EST_OPERATIONS:
+        # RFC 7030 section 3.2.2.
+        raise invalid("an operation of EST is called so: no channel can be", f"{path}.name")
+    if channel.profile not in profiles:
+        raise invalid(f"there is no profile {channel.profile!r}", f"{path}.profile")
+    for i, name in enumerate(channel.profiles_accepted):
+        if name not in profiles:
+            raise invalid(f"there is no profile {name!r}", f"{path}.profiles_accepted[{i}]")
+    for i, name in enumerate(channel.anchors):
+        if name not in anchors:
+            raise invalid(f"there are no trust anchors {name!r}", f"{path}.anchors[{i}]")
+    if len(set(channel.accept)) != len(channel.accept):
+        raise invalid("a way is here twice", f"{path}.accept")
+    if channel.anchors and "certificate" not in channel.accept and "both" not in channel.accept:
+        raise invalid("certificates are not accepted here", f"{path}.anchors")
+
+
+def _check_acme(channel: ACMEChannel, profiles: Collection[str], path: str) -> None:
     for name in channel.profiles:
         if name not in profiles:
             raise invalid(f"there is no profile {name!r}", f"{path}.profiles")
@@ -105,12 +132,13 @@ def check_channel(channel: Channel, profiles: Collection[str], path: str = "$") 
 
 def put_channel(tx: Tx, services: Services, channel: Channel, origin: Origin) -> Change:
     """Make or change a channel."""
-    new, body = encode_channel(channel), configuration.channel(tx, "acme", channel.name)
+    protocol = protocol_of(channel)
+    new, body = encode_channel(channel), configuration.channel(tx, protocol, channel.name)
     if body is not None and msgspec.json.decode(body, type=Channel) == channel:
         return Change("channel", channel.name, "unchanged")
-    configuration.put_channel(tx, "acme", channel.name, new, services.clock.now())
+    configuration.put_channel(tx, protocol, channel.name, new, services.clock.now())
     what = "created" if body is None else "changed"
-    subject = f"channel:acme/{channel.name}"
+    subject = f"channel:{protocol}/{channel.name}"
     record(tx, services.clock.now_ms(), f"channel.{what}", subject, origin, before_and_after(body, new))
     return Change("channel", channel.name, what, () if body is None else differences(body, new))
 

@@ -171,7 +171,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     description: str
     path: type[Any] | None
     query: type[Any] | None
-    body: type[Any] | None
+    body: Any
     uploads: tuple[str, ...]
     answers: Mapping[int, Any]
     problems: tuple[str, ...]
@@ -201,7 +201,7 @@ def route(
     tag: str,
     path: type[Any] | None = None,
     query: type[Any] | None = None,
-    body: type[Any] | None = None,
+    body: Any = None,
     uploads: tuple[str, ...] = (),
     problems: tuple[str, ...] = (),
     edits: bool = False,

@@ -96,13 +96,18 @@ def list_channels(run: Run, limit: Limit = 1000) -> None:
     """Every channel."""
     rows = run.client.rows("/channels", limit)
     run.table(
-        rows if run.json else [{**row, **row["channel"]} for row in rows],
+        rows if run.json else [_on_one_level(row) for row in rows],
         ("name", "protocol", "profiles", "url"),
         "no channels",
     )
 
 
-Protocol = Annotated[str, typer.Option(help="The protocol it is for.")]
+def _on_one_level(row: dict[str, Any]) -> dict[str, Any]:
+    channel = row["channel"]
+    return {**row, **channel, "profiles": channel.get("profiles") or [channel["profile"]]}
+
+
+Protocol = Annotated[str, typer.Option(help="The protocol it is for: acme or est.")]
 
 
 @command(channel, "show")

@@ -26,6 +26,7 @@ class Kind(StrEnum):
     EAB = "acme-eab"
     EST_USER = "est-password"
     EST = "est-token"
+    EST_KEY = "est-key"
     SCEP = "scep-challenge"
     CMP = "cmp-secret"
     API = "api-token"

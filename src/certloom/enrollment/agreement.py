@@ -35,8 +35,12 @@ def _limits(profile: Profile) -> Any:
         body.pop(key, None)
     for key in ("wait", "good_for"):
         body["approval"].pop(key, None)
+    # Agreements from before there were such things stay good.
     if profile.ct is None:
-        body.pop("ct")  # agreements from before there was such a thing stay good
+        body.pop("ct")
+    if profile.names.asked and not profile.names.from_certificate:
+        for key in ("asked", "from_certificate"):
+            body["names"].pop(key)
     return body
 
 

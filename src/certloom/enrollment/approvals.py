@@ -38,6 +38,7 @@ from certloom.enrollment.waiting import EXPIRED
 from certloom.identity.principals import Principal, Thing
 from certloom.pki.identifiers import Identifier, IdentifierError
 from certloom.pki.keys import facts_of
+from certloom.policy.decide import names_to_issue
 from certloom.policy.decisions import Decision, Outcome, Reason, Stage
 from certloom.store import approvals as statements
 from certloom.store import certificates as certificate_statements
@@ -314,7 +315,8 @@ class Approvals:
         )
         profile, told = agreement.as_agreed(profile, told, names, lifetime)
         if self._enrollment.needs_history:
-            past = history.of_names(tx, told.identifiers, now)
+            named = names_to_issue(profile, told.identifiers, told.certificate)
+            past = history.of_names(tx, named, now)
             told = msgspec.structs.replace(told, history=past)
         decision = self._enrollment.decide(profile, version, told)
         if decision.outcome is Outcome.REFUSE:

@@ -9,7 +9,7 @@ from certloom.pki.csr import CertificateRequest
 from certloom.pki.identifiers import Identifier
 from certloom.pki.keys import PublicKeyFacts
 from certloom.pki.names import Name
-from certloom.policy.decisions import Facts, NameHistory, Reason, Requester
+from certloom.policy.decisions import Facts, NameHistory, Reason, Requester, ShownCertificate
 from certloom.store.requests import EnrolmentRequest
 
 
@@ -34,6 +34,8 @@ class Ask(msgspec.Struct, frozen=True):
     """Asked lifetime in seconds from when it is issued; then ``not_after`` is None."""
     comment: str = ""
     """What the requester wants approvers to know."""
+    certificate: ShownCertificate | None = None
+    """By which the requester has shown who it is."""
 
 
 class Remembered(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -52,6 +54,7 @@ class Remembered(msgspec.Struct, frozen=True, omit_defaults=True):
     comment: str = ""
     warnings: tuple[Reason, ...] = ()
     """What policy rules wanted said, although they did not stand in the way."""
+    certificate: ShownCertificate | None = None
 
 
 _encode = msgspec.json.Encoder().encode
@@ -71,6 +74,7 @@ def remember(ask: Ask, warnings: tuple[Reason, ...], *, to_decide_again: bool) -
             ask.lifetime,
             ask.comment,
             warnings,
+            ask.certificate,
         )
     ).decode()
 
@@ -101,6 +105,7 @@ def facts(
         not_after=ask.not_after if ask.lifetime is None else now + ask.lifetime,
         authority_not_after=authority_not_after,
         history=history,
+        certificate=ask.certificate,
     )
 
 
@@ -130,6 +135,7 @@ def facts_again(
         approved=approved,
         authority_not_after=authority_not_after,
         history=history,
+        certificate=asked.certificate,
     )
 
 

@@ -7,12 +7,11 @@ configuration's generation has risen (another process may have applied a change)
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
 
 import msgspec
 
 from certloom.authorities.base import Authority
-from certloom.policy.channels import ACMEChannel, Channel
+from certloom.policy.channels import ACMEChannel, Channel, ESTChannel
 from certloom.policy.profiles import Profile, parse_profile
 from certloom.policy.rules import NO_RULES, Rule, Ruleset, stored_rule
 from certloom.store import authorities as authority_statements
@@ -21,9 +20,7 @@ from certloom.store import rules as rule_statements
 from certloom.store.authorities import StoredAuthority, StoredGeneration
 from certloom.store.base import Store, Tx
 
-C = TypeVar("C", bound=Channel)
-
-_decode_channel = msgspec.json.Decoder(Channel).decode
+_decode_channel = msgspec.json.Decoder[Channel](Channel).decode
 
 
 class UnknownName(LookupError):
@@ -131,7 +128,15 @@ class Books:
         return self._reading
 
     def acme_channel(self, name: str) -> ACMEChannel | None:
-        return self._reading.channels.get(("acme", name))
+        found = self._reading.channels.get(("acme", name))
+        return found if isinstance(found, ACMEChannel) else None
+
+    def est_channel(self, name: str) -> ESTChannel | None:
+        found = self._reading.channels.get(("est", name))
+        return found if isinstance(found, ESTChannel) else None
+
+    def has_channel(self, protocol: str, name: str) -> bool:
+        return (protocol, name) in self._reading.channels
 
     def channels(self) -> tuple[Channel, ...]:
         return tuple(self._reading.channels.values())

@@ -11,7 +11,7 @@ from certloom.pki.csr import parse_csr
 from certloom.pki.identifiers import Identifier
 from certloom.pki.keys import PublicKeyFacts, facts_of
 from certloom.pki.names import Name
-from certloom.policy.decide import decide
+from certloom.policy.decide import decide, names_to_issue
 from certloom.policy.decisions import Facts, Requester
 from certloom.policy.explain import Explanation, explain
 from certloom.store import certificates as certificate_statements
@@ -50,6 +50,7 @@ def explain_request(tx: Tx, books: Books, request: EnrolmentRequest, now: int) -
     else:
         stored = certificate_statements.get(tx, request.certificate_id or 0)
         key = facts_of(parse_certificate(stored.der).spki) if stored is not None else _unknown()
+    named = names_to_issue(profile, asked.identifiers, asked.certificate)
     told = facts_again(
         request,
         msgspec.structs.replace(asked, subject=subject),
@@ -57,7 +58,7 @@ def explain_request(tx: Tx, books: Books, request: EnrolmentRequest, now: int) -
         now,
         bool(key.spki_sha256) and certificate_statements.is_blocked(tx, key.spki_sha256),
         books.authority(profile.authority).not_after,
-        history.of_names(tx, asked.identifiers, now) if books.rules.needs_history else None,
+        history.of_names(tx, named, now) if books.rules.needs_history else None,
         approved=False,
     )
     return explain(decide(profile, version, told, books.rules), profile.name, version)

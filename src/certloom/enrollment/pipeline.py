@@ -40,7 +40,7 @@ from certloom.enrollment.waiting import GrantedMeanwhile, WaitingRoom
 from certloom.inventory import ledger
 from certloom.jobs import Job, Runner, enqueue
 from certloom.pki.keys import KeyRejected, check_fit, facts_of
-from certloom.policy.decide import decide
+from certloom.policy.decide import decide, names_to_issue
 from certloom.policy.decisions import CertificateContents, Decision, Facts, Outcome, Reason, Requester
 from certloom.policy.profiles import Profile
 from certloom.settings.schema import Enrollment as EnrollmentSettings
@@ -139,12 +139,11 @@ class Enrollment:
         known, blocked = await self._store.read(look)
         if known is not None:
             return _same(known, ask)
-        past = (
-            await self._store.read(lambda tx: history.of_names(tx, ask.identifiers, now))
-            if self.needs_history
-            else None
-        )
         profile, version = self.books.profile(ask.profile)
+        past = None
+        if self.needs_history:
+            named = names_to_issue(profile, ask.identifiers, ask.certificate)
+            past = await self._store.read(lambda tx: history.of_names(tx, named, now))
         told = facts(ask, now, blocked, self.books.authority(profile.authority).not_after, past)
         decision = self.decide(profile, version, told)
         if decision.outcome is Outcome.REFUSE:
@@ -179,7 +178,7 @@ class Enrollment:
         """The decision once people have agreed, with what they changed. Raises ``Refused``."""
         names = agreement.changed_names(approval)
         profile, told = agreement.as_agreed(profile, told, names, approval.changed_lifetime)
-        issued = told.identifiers
+        issued = names_to_issue(profile, told.identifiers, told.certificate)
         past = told.history
         if past is not None and names is not None:
             # Rules are told of what will be issued, not of what was asked.
@@ -343,7 +342,8 @@ class Enrollment:
                 )
             if needs_history:
                 # Of what will be issued, which an approver may have changed.
-                told = msgspec.structs.replace(told, history=history.of_names(tx, told.identifiers, now))
+                named = names_to_issue(agreed, told.identifiers, told.certificate)
+                told = msgspec.structs.replace(told, history=history.of_names(tx, named, now))
             return agreed, told
 
         profile, told = await self._store.read(look_again)

@@ -18,7 +18,7 @@ from certloom.audit import Origin, record
 from certloom.clock import Clock
 from certloom.identity.authentication import API_TOKEN, CLIENT_CERTIFICATE, SERVICE
 from certloom.identity.grants import decode_grants, encode_grants
-from certloom.identity.kinds import EAB, KINDS, Kind
+from certloom.identity.kinds import EAB, EST_KEY, KINDS, Kind
 from certloom.identity.principals import Grant, Scope
 from certloom.pki.identifiers import Identifier
 from certloom.policy.name_rules import check_pattern, matches
@@ -59,6 +59,8 @@ class PresentedCredential(msgspec.Struct, frozen=True):
     preauthorized: bool
     owner: str | None
     team: str | None
+    spent: bool = False
+    """Whether no use of it is left: then it is good for asking again what was asked with the last one."""
 
 
 class CredentialRefused(Exception):
@@ -225,11 +227,12 @@ class Credentials:
     # -- presented -------------------------------------------------------------------------------------
 
     def present_secret(
-        self, tx: Tx, kind: str, channel: str, secret: str, *, id: str | None = None
+        self, tx: Tx, kind: str, channel: str, secret: str, *, id: str | None = None, spent: bool = False
     ) -> PresentedCredential | None:
         """The credential of this kind whose secret this is, if it may be used on this channel now.
 
         ``id``, where a protocol also sends a name (HTTP Basic), must be the credential's. Nothing is spent.
+        With ``spent`` also one without uses left, and the answer says so.
         """
         if not secret or len(secret) > _MOST_PRESENTED:
             return None
@@ -239,7 +242,7 @@ class Credentials:
             found = statements.by_previous_hash(tx, digest, self._clock.now())
         if found is None or (id is not None and found.id != id):
             return None
-        return self._presentable(found, kind, channel)
+        return self._presentable(found, kind, channel, spent=spent)
 
     def mac_keys(
         self, tx: Tx, kind: str, channel: str, id: str
@@ -261,8 +264,13 @@ class Credentials:
             sealed.append(found.previous_sealed)
         return tuple(self._data_key.open(_purpose(found.id), s) for s in sealed if s is not None)
 
-    def _presentable(self, found: StoredCredential, kind: str, channel: str) -> PresentedCredential | None:
-        if found.kind != kind or found.channel not in (None, channel) or not self._usable(found):
+    def _presentable(
+        self, found: StoredCredential, kind: str, channel: str, *, spent: bool = False
+    ) -> PresentedCredential | None:
+        is_spent = found.uses_left is not None and found.uses_left <= 0
+        if found.kind != kind or found.channel not in (None, channel) or not self._in_force(found):
+            return None
+        if is_spent and not spent:
             return None
         return PresentedCredential(
             found.id,
@@ -273,6 +281,7 @@ class Credentials:
             found.preauthorized,
             found.owner,
             found.team,
+            is_spent,
         )
 
     def eab(self, tx: Tx, id: str, channel: str) -> EABCredential | None:
@@ -296,11 +305,9 @@ class Credentials:
             return ()
         return found.names
 
-    def _usable(self, credential: StoredCredential) -> bool:
-        return (
-            credential.revoked is None
-            and (credential.expires is None or credential.expires > self._clock.now())
-            and (credential.uses_left is None or credential.uses_left > 0)
+    def _in_force(self, credential: StoredCredential) -> bool:
+        return credential.revoked is None and (
+            credential.expires is None or credential.expires > self._clock.now()
         )
 
     def spend(self, tx: Tx, id: str) -> None:
@@ -448,9 +455,12 @@ def scope_of(
 
 
 def mac_key(kind: str, secret: str) -> bytes:
-    """The MAC key that a secret as shown stands for; an EAB key is shown in base64url, others as they are."""
+    """The key that a secret as shown stands for: an EAB key is shown in base64url, one that wraps others in
+    hexadecimal, and the rest as they are."""
     if kind == EAB:
         return urlsafe_b64decode(secret + "=" * (-len(secret) % 4))
+    if kind == EST_KEY:
+        return bytes.fromhex(secret)
     return secret.encode()
 
 

@@ -13,6 +13,7 @@ from certloom.identity.authentication import API_TOKEN, CLIENT_CERTIFICATE, TOKE
 EAB = "acme-eab"
 EST_PASSWORD = "est-password"  # noqa: S105 - the name of a kind, not a secret
 EST_TOKEN = "est-token"  # noqa: S105 - the name of a kind, not a secret
+EST_KEY = "est-key"
 SCEP_CHALLENGE = "scep-challenge"
 CMP_SECRET = "cmp-secret"  # noqa: S105 - the name of a kind, not a secret
 
@@ -49,6 +50,11 @@ def _password() -> str:
     return secrets.token_urlsafe(24)
 
 
+def _wrapping_key() -> str:
+    """256 bits in hexadecimal, as tools take symmetric keys."""
+    return secrets.token_hex(32)
+
+
 def _challenge() -> str:
     """128 bits in 32 digits: routers take a challengePassword (RFC 8894 section 2.2) no longer."""
     return secrets.token_hex(16).upper()
@@ -60,6 +66,7 @@ KINDS: dict[str, Kind] = {
         Kind(EAB, "acme", _base64url, sealed=True, needs_channel=True),
         Kind(EST_PASSWORD, "est", _password),
         Kind(EST_TOKEN, "est", _password),
+        Kind(EST_KEY, "est", _wrapping_key, sealed=True),
         Kind(SCEP_CHALLENGE, "scep", _challenge),
         Kind(CMP_SECRET, "cmp", _password, sealed=True),
         Kind(API_TOKEN, None, _token),

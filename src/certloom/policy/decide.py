@@ -36,7 +36,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from certloom.pki.extensions import Extension
-from certloom.pki.identifiers import Identifier, IdentifierType
+from certloom.pki.identifiers import Identifier, IdentifierError, IdentifierType
 from certloom.pki.keys import PublicKeyFacts
 from certloom.pki.names import Name
 from certloom.policy.decisions import (
@@ -47,6 +47,7 @@ from certloom.policy.decisions import (
     Facts,
     Outcome,
     Reason,
+    ShownCertificate,
 )
 from certloom.policy.name_rules import Patterns, compile_patterns
 from certloom.policy.profile_parts import (
@@ -61,7 +62,7 @@ from certloom.policy.profile_parts import (
 from certloom.policy.profiles import Profile
 from certloom.policy.rule_facts import Moment
 from certloom.policy.rules import NO_RULES, NOTHING_SAID, Ruleset, merged_terms
-from certloom.policy.subjects import Template
+from certloom.policy.subjects import NameTemplate, Template
 from certloom.policy.usages import automatic_key_usage, in_bit_order, purpose_oid, serves_tls
 
 _SHORTEST = 60
@@ -119,6 +120,8 @@ class _Compiled:
         "extensions",
         "keys",
         "longest",
+        "names_asked",
+        "names_made",
         "names_max",
         "names_required",
         "purposes",
@@ -135,6 +138,8 @@ class _Compiled:
         self.wildcards = names.wildcards
         self.names_max = names.max
         self.names_required = names.required
+        self.names_made = tuple(map(NameTemplate, names.from_certificate))
+        self.names_asked = names.asked
         self.template = Template(profile.subject, common_name_is_name=serves_tls(self.purposes))
         self.extensions = tuple(
             Extension(extension.oid, extension.critical, bytes.fromhex(extension.value))
@@ -159,18 +164,23 @@ def decide(profile: Profile, version: int, facts: Facts, rules: Ruleset = NO_RUL
     if facts.key_is_blocked:
         reasons.append(Reason("key-blocked", "the key is on the blocklist"))
 
-    identifiers = facts.identifiers
+    asked = facts.identifiers
+    made = _made(compiled, facts.certificate, reasons) if compiled.names_made else ()
+    if made:
+        asked = tuple([identifier for identifier in asked if identifier not in made])
+    identifiers = made + asked
     if len(identifiers) > 1:
         identifiers = tuple(dict.fromkeys(identifiers))
     if len(identifiers) > compiled.names_max:
         reasons.append(_too_many(identifiers, compiled))
         return Decision(Outcome.REFUSE, tuple(reasons))
-    _check_names(compiled, identifiers, reasons)
+    _check_names(compiled, asked, reasons)
 
     subject = compiled.template.render(
         identifiers,
         facts.csr_subject,
         lambda complaint: reasons.append(Reason("subject-not-allowed", complaint)),
+        facts.certificate,
     )
     if not identifiers and (compiled.names_required or not (subject.attributes or reasons)):
         reasons.append(Reason("no-names", "the certificate needs at least one name"))
@@ -215,12 +225,42 @@ def decide(profile: Profile, version: int, facts: Facts, rules: Ruleset = NO_RUL
     return Decision(Outcome.ASK, questions, contents, terms, said.warnings, said.verdicts)
 
 
+def names_to_issue(
+    profile: Profile, asked: tuple[Identifier, ...], shown: ShownCertificate | None
+) -> tuple[Identifier, ...]:
+    """What a certificate would name: what the profile makes of the certificate that was shown, and what is
+    asked for, each once. Nothing is said of whether that may be."""
+    compiled = _compiled(profile)
+    if not compiled.names_made:
+        return asked
+    return tuple(dict.fromkeys(_made(compiled, shown, []) + asked))
+
+
+def _made(
+    compiled: _Compiled, shown: ShownCertificate | None, reasons: list[Reason]
+) -> tuple[Identifier, ...]:
+    found: dict[Identifier, None] = {}
+    if shown is not None:
+        for template in compiled.names_made:
+            try:
+                name = template.name(shown)
+            except IdentifierError as error:
+                reasons.append(
+                    Reason("name-not-allowed", f"what stands in the certificate makes no name: {error}")
+                )
+                continue
+            if name is not None:
+                found[name] = None
+    return tuple(found)
+
+
 def objections(
     profile: Profile, key: PublicKeyFacts, identifiers: tuple[Identifier, ...], subject: Name | None
 ) -> list[Reason]:
     """What the profile has against a key, names (each once) and, unless it is None, a CSR's subject.
 
-    Nothing is said of times, nor of the blocklist: this is for looking at what there is already.
+    Nothing is said of times, nor of the blocklist: this is for looking at what there is already. What its
+    requester showed then is not known any more: a name that could have been made of it passes.
     """
     compiled = _compiled(profile)
     reasons: list[Reason] = []
@@ -228,7 +268,9 @@ def objections(
     if len(identifiers) > compiled.names_max:
         reasons.append(_too_many(identifiers, compiled))
     else:
-        _check_names(compiled, identifiers, reasons)
+        made = compiled.names_made
+        asked = tuple([i for i in identifiers if not any(template.may_have_made(i) for template in made)])
+        _check_names(compiled, asked, reasons)
     if subject is not None:
         compiled.template.render(
             identifiers,
@@ -272,6 +314,11 @@ def _check_names(compiled: _Compiled, identifiers: tuple[Identifier, ...], reaso
     for identifier in identifiers:
         check = types.get(identifier.type)
         value = identifier.value
+        if not compiled.names_asked:
+            reasons.append(
+                Reason("name-not-allowed", f"names are not asked for here, but made: {value}", identifier)
+            )
+            continue
         if check is None:
             reasons.append(
                 Reason(

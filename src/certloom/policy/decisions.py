@@ -28,6 +28,19 @@ class Requester(msgspec.Struct, frozen=True):
     """The team that what it asks for belongs to."""
 
 
+class ShownCertificate(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What stands in the certificate by which a requester has shown who it is."""
+
+    subject: Name
+    identifiers: tuple[Identifier, ...] = ()
+    issuer: str = ""
+    """RFC 4514 text."""
+    anchors: str = ""
+    """The trust anchors it comes under, where a stranger issued it."""
+    profile: str = ""
+    """The profile it was issued by, where it was issued here."""
+
+
 class NameHistory(msgspec.Struct, frozen=True):
     """What the inventory knows of one name, for rules that ask about it."""
 
@@ -64,6 +77,8 @@ class Facts(msgspec.Struct, frozen=True):
     """The end of the authority's certificate, beyond which nothing it signs is of use; None if not known."""
     history: tuple[NameHistory, ...] | None = None
     """Of every name asked for; None unless the rules in force look at it."""
+    certificate: ShownCertificate | None = None
+    """By which the requester has shown who it is; None where it did so otherwise."""
 
 
 class Outcome(StrEnum):

@@ -112,6 +112,13 @@ class NameRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     max: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 100
     wildcards: bool = False
     """Whether DNS wildcard names may be asked for."""
+    from_certificate: Annotated[
+        tuple[Annotated[str, msgspec.Meta(min_length=5, max_length=512)], ...], msgspec.Meta(max_length=20)
+    ] = ()
+    """Names that who enrols with a certificate is given, made of what stands in it:
+    ``dns:{cert.serialNumber}.devices.example``. ``allow`` and ``deny`` are not asked about them."""
+    asked: bool = True
+    """Whether other names than those may be asked for."""
     dns: TypeRules = TypeRules()
     ip: TypeRules = TypeRules()
     uri: URIRules = URIRules()

@@ -36,7 +36,7 @@ from certloom.policy.profile_parts import (
     key_algorithm,
     type_defaults,
 )
-from certloom.policy.subjects import SubjectAttribute, Template, TemplateError
+from certloom.policy.subjects import NameTemplate, SubjectAttribute, Template, TemplateError
 from certloom.policy.usages import automatic_key_usage, check_key_usage, is_kem, purpose_oid, serves_tls
 
 
@@ -235,6 +235,14 @@ def _check_names(profile: Profile) -> None:
         raise ProfileError("$.names.required", "a name is required, but no type of name is allowed")
     if names.wildcards and IdentifierType.DNS not in names.types:
         raise ProfileError("$.names.wildcards", "wildcards are DNS names, which are not allowed here")
+    for i, text in enumerate(names.from_certificate):
+        path = f"$.names.from_certificate[{i}]"
+        try:
+            made = NameTemplate(text)
+        except TemplateError as error:
+            raise ProfileError(path, str(error)) from None
+        if made.type not in names.types:
+            raise ProfileError(path, f"names of type {made.type.value} are not allowed here")
     for type in IdentifierType:
         rules: TypeRules = getattr(names, type.value)
         if rules == type_defaults(type):

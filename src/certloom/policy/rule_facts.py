@@ -9,7 +9,8 @@ import msgspec
 
 from certloom.pki.identifiers import Identifier, IdentifierType
 from certloom.pki.names import Name
-from certloom.policy.decisions import Facts
+from certloom.policy.decisions import Facts, ShownCertificate
+from certloom.policy.expressions.shapes import MOST_NAMES
 from certloom.policy.profiles import Profile
 from certloom.policy.subjects import OIDS
 
@@ -41,6 +42,17 @@ def _subject(name: Name) -> dict[str, str]:
     return found
 
 
+def _names(identifiers: Iterable[Identifier]) -> list[dict[str, str]]:
+    return [{"type": i.type.value, "value": i.value} for i in identifiers]
+
+
+_NOTHING_SHOWN = ShownCertificate(Name())
+
+
+def _shown(m: Moment) -> ShownCertificate:
+    return m.facts.certificate or _NOTHING_SHOWN
+
+
 def _inventory(m: Moment) -> list[dict[str, Any]]:
     return [
         {
@@ -61,7 +73,7 @@ _VALUES: dict[str, Callable[[Moment], Any]] = {
     "request.protocol": lambda m: m.facts.protocol,
     "request.channel": lambda m: m.facts.channel,
     "request.profile": lambda m: m.profile.name,
-    "request.names": lambda m: [{"type": i.type.value, "value": i.value} for i in m.identifiers],
+    "request.names": lambda m: _names(m.identifiers),
     "request.dns": _of_type(IdentifierType.DNS),
     "request.ip": _of_type(IdentifierType.IP),
     "request.email": _of_type(IdentifierType.EMAIL),
@@ -78,6 +90,11 @@ _VALUES: dict[str, Callable[[Moment], Any]] = {
     "requester.id": lambda m: m.facts.requester.id,
     "requester.owner": lambda m: m.facts.requester.owner or "",
     "requester.team": lambda m: m.facts.requester.team or "",
+    "requester.certificate.subject": lambda m: _subject(_shown(m).subject),
+    "requester.certificate.names": lambda m: _names(_shown(m).identifiers[:MOST_NAMES]),
+    "requester.certificate.issuer": lambda m: _shown(m).issuer[:4096],
+    "requester.certificate.anchors": lambda m: _shown(m).anchors,
+    "requester.certificate.profile": lambda m: _shown(m).profile,
     "profile.name": lambda m: m.profile.name,
     "profile.version": lambda m: m.version,
     "profile.authority": lambda m: m.profile.authority,

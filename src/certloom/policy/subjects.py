@@ -8,6 +8,11 @@ A template is an ordered list of attributes, each fixed text with placeholders i
     the first DNS name, mailbox or URI that fits
 ``{csr.CN}``, ``{csr.O}``, ...
     the attribute of that type in the CSR's subject
+``{cert.CN}``, ``{cert.serialNumber}``, ...
+    the attribute of that type in the subject of the certificate that the requester enrols with
+
+The last stand in templates of names, too (``NameTemplate``), and there also ``{cert.dns}``: the first DNS
+name of that certificate.
 
 An attribute whose placeholder finds nothing is left out, or refused if it is ``required``. What comes from a
 CSR is nobody's proven word, so it is checked: by the attribute's ``allow`` globs, by the type's own
@@ -24,8 +29,9 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from certloom.pki.identifiers import Identifier, IdentifierType
+from certloom.pki.identifiers import Identifier, IdentifierError, IdentifierType, parse
 from certloom.pki.names import Name
+from certloom.policy.decisions import ShownCertificate
 
 AttributeType = Literal[
     "CN", "C", "ST", "L", "STREET", "O", "OU", "serialNumber", "GN", "SN", "title", "UID", "DC"
@@ -79,7 +85,7 @@ class TemplateError(ValueError):
         self.field = field
 
 
-Source = Callable[[tuple[Identifier, ...], Name], str | None]
+Source = Callable[[tuple[Identifier, ...], Name, ShownCertificate | None], str | None]
 Complain = Callable[[str], None]
 
 
@@ -97,7 +103,7 @@ class _Attribute:
         if any("{" in literal or "}" in literal for literal in self.literals):
             raise TemplateError("value", f"{attribute.value!r} has a brace without its partner")
         names = pieces[1::2]
-        self.from_csr = any(name.startswith("csr.") for name in names)
+        self.from_csr = any(name.startswith(("csr.", "cert.")) for name in names)
         self.sources: tuple[Source, ...] = tuple(_source(name, self.longest) for name in names)
         if not self.sources:
             text = attribute.value
@@ -110,11 +116,13 @@ class _Attribute:
         if self.allow and not self.sources:
             raise TemplateError("allow", "fixed text needs no patterns")
 
-    def text(self, identifiers: tuple[Identifier, ...], csr_subject: Name) -> str | None:
+    def text(
+        self, identifiers: tuple[Identifier, ...], csr_subject: Name, shown: ShownCertificate | None
+    ) -> str | None:
         """The attribute's text, or None when a placeholder finds nothing."""
         text = self.literals[0]
         for source, literal in zip(self.sources, self.literals[1:], strict=True):
-            found = source(identifiers, csr_subject)
+            found = source(identifiers, csr_subject, shown)
             if not found:
                 return None
             text += found + literal
@@ -156,8 +164,15 @@ class Template:
         if not any(attribute.sources for attribute in compiled):
             self._fixed = Name(tuple((a.oid, a.literals[0]) for a in compiled))
 
-    def render(self, identifiers: tuple[Identifier, ...], csr_subject: Name, complain: Complain) -> Name:
-        """The subject for these names and this CSR. ``complain`` is called with each reason to refuse."""
+    def render(
+        self,
+        identifiers: tuple[Identifier, ...],
+        csr_subject: Name,
+        complain: Complain,
+        shown: ShownCertificate | None = None,
+    ) -> Name:
+        """The subject for these names, this CSR and the certificate that was shown with it. ``complain`` is
+        called with each reason to refuse."""
         if self._fixed is not None:
             return self._fixed
         rendered: list[tuple[str, str]] = []
@@ -165,7 +180,7 @@ class Template:
             if not attribute.sources:
                 rendered.append((attribute.oid, attribute.literals[0]))
                 continue
-            text = attribute.text(identifiers, csr_subject)
+            text = attribute.text(identifiers, csr_subject, shown)
             if text is not None and attribute.type == "CN" and (len(text) > 64 or _is_address(text)):
                 text = None
             if text is None:
@@ -192,24 +207,92 @@ class Template:
         return "is not one of the certificate's names"
 
 
+class NameTemplate:
+    """A compiled template of a name that is made of what stands in the requester's certificate."""
+
+    __slots__ = ("_literals", "_made", "_sources", "type")
+
+    def __init__(self, text: str) -> None:
+        """Raises ``TemplateError``."""
+        type, _, value = text.partition(":")
+        try:
+            self.type = IdentifierType(type)
+        except ValueError:
+            raise TemplateError("", f"{text!r} does not begin with dns:, ip:, uri: or email:") from None
+        pieces = _PLACEHOLDER.split(value)
+        self._literals = pieces[0::2]
+        if any("{" in literal or "}" in literal for literal in self._literals):
+            raise TemplateError("", f"{text!r} has a brace without its partner")
+        if len(pieces) == 1:
+            raise TemplateError("", f"{text!r} has nothing of a certificate in it")
+        self._sources = tuple(_certificate_source(name) for name in pieces[1::2])
+        # Written as names are: canonical forms are in lower case where case does not count.
+        self._made = re.compile(".+".join(map(re.escape, self._literals)), re.DOTALL | re.IGNORECASE)
+
+    def may_have_made(self, name: Identifier) -> bool:
+        """Whether some certificate would give this name."""
+        return name.type is self.type and self._made.fullmatch(name.value) is not None
+
+    def name(self, shown: ShownCertificate) -> Identifier | None:
+        """The name for who shows this certificate; None where a placeholder finds nothing.
+
+        Raises ``IdentifierError`` where what is found makes no name.
+        """
+        text = self._literals[0]
+        for source, literal in zip(self._sources, self._literals[1:], strict=True):
+            found = source((), Name(), shown)
+            if not found:
+                return None
+            if self.type is IdentifierType.DNS and not _LABELS.fullmatch(found.lower()):
+                # What stands in the middle of a name must not bring dots of its own choice, or a wildcard.
+                raise IdentifierError("malformed-identifier", f"{found[:80]!r} cannot stand in a DNS name")
+            text += (found.lower() if self.type is IdentifierType.DNS else found) + literal
+        return parse(self.type.value, text)
+
+
+_LABELS = re.compile(r"[a-z0-9_](?:[a-z0-9_-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*")
+
+
+def _certificate_source(name: str) -> Source:
+    if name == "cert.dns":
+        return lambda _, __, shown: next(
+            (i.value for i in (shown.identifiers if shown else ()) if i.type is IdentifierType.DNS), None
+        )
+    kind, _, type = name.partition(".")
+    if kind == "cert" and type in OIDS:
+        oid = OIDS[type]
+        return lambda _, __, shown: next(
+            (text for o, text in (shown.subject.attributes if shown else ()) if o == oid), None
+        )
+    raise TemplateError(
+        "value",
+        f"{{{name}}} is not a placeholder here; there are {{cert.dns}} and {{cert.X}} for X of {_TYPES}",
+    )
+
+
+_TYPES = ", ".join(OIDS)
+
+
 def _source(name: str, longest: int) -> Source:
     if name == "first_dns":
-        return lambda identifiers, _: next(
+        return lambda identifiers, _, __: next(
             (i.value for i in identifiers if i.type is IdentifierType.DNS and len(i.value) <= longest), None
         )
     if name == "first_name":
-        return lambda identifiers, _: next(
+        return lambda identifiers, _, __: next(
             (i.value for i in identifiers if i.type is not IdentifierType.IP and len(i.value) <= longest),
             None,
         )
     kind, _, type = name.partition(".")
     if kind == "csr" and type in OIDS:
         oid = OIDS[type]
-        return lambda _, subject: next((text for o, text in subject.attributes if o == oid), None)
+        return lambda _, subject, __: next((text for o, text in subject.attributes if o == oid), None)
+    if kind == "cert" and type in OIDS:
+        return _certificate_source(name)
     raise TemplateError(
         "value",
-        f"{{{name}}} is not a placeholder; there are {{first_dns}}, {{first_name}} and {{csr.X}} "
-        f"for X of {', '.join(OIDS)}",
+        f"{{{name}}} is not a placeholder; there are {{first_dns}}, {{first_name}}, {{csr.X}} and {{cert.X}} "
+        f"for X of {_TYPES}",
     )
 
 

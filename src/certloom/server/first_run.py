@@ -22,7 +22,7 @@ from certloom.identity.credentials import Credentials, EABCredential
 from certloom.identity.principals import Grant
 from certloom.pki.identifiers import IdentifierError, parse_dns
 from certloom.pki.names import Name
-from certloom.policy.channels import ACMEChannel
+from certloom.policy.channels import ACMEChannel, Channel, ESTChannel, protocol_of
 from certloom.policy.profiles import default_profiles, encode_profile
 from certloom.secrets import DataKey, SecretError
 from certloom.signing import Signing
@@ -119,9 +119,15 @@ def _install(
     for profile in profiles:
         configuration.add_profile_version(tx, profile.name, 1, encode_profile(profile), now)
         record(tx, clock.now_ms(), "profile.created", f"profile:{profile.name}", SYSTEM, {"version": 1})
-    channel = ACMEChannel(name=_CHANNEL, profiles=tuple(profile.name for profile in profiles[:1]))
-    configuration.put_channel(tx, "acme", channel.name, msgspec.json.encode(channel).decode(), now)
-    record(tx, clock.now_ms(), "channel.created", f"channel:acme/{channel.name}", SYSTEM)
+    channels: tuple[Channel, ...] = (
+        ACMEChannel(name=_CHANNEL, profiles=(profiles[0].name,)),
+        # Nobody gets in before somebody makes them a credential.
+        ESTChannel(name=_CHANNEL, profile=profiles[-1].name),
+    )
+    for channel in channels:
+        protocol = protocol_of(channel)
+        configuration.put_channel(tx, protocol, channel.name, msgspec.json.encode(channel).decode(), now)
+        record(tx, clock.now_ms(), "channel.created", f"channel:{protocol}/{channel.name}", SYSTEM)
     name = own_name()
     eab = credentials.create_eab(tx, channel=_CHANNEL, names=(name,), preauthorized=True, origin=SYSTEM)
     configuration.touch(tx)

@@ -76,7 +76,19 @@ VARIABLES: dict[str, Shape] = {
         not_before=INT,
         not_after=INT,
     ),
-    "requester": struct(kind=_WORD, id=_ID, owner=_ID, team=_WORD),
+    "requester": struct(
+        kind=_WORD,
+        id=_ID,
+        owner=_ID,
+        team=_WORD,
+        certificate=struct(
+            subject=Shape("map", 64, text(1024)),
+            names=items(struct(type=_WORD, value=text(_LONGEST_NAME)), MOST_NAMES),
+            issuer=text(4096),
+            anchors=_WORD,
+            profile=_WORD,
+        ),
+    ),
     "profile": struct(name=_WORD, version=INT, authority=_WORD),
     "inventory": items(
         struct(
