@@ -38,6 +38,8 @@ def _limits(profile: Profile) -> Any:
     # Agreements from before there were such things stay good.
     if profile.ct is None:
         body.pop("ct")
+    if profile.approval.renewals:
+        body["approval"].pop("renewals")
     if profile.names.asked and not profile.names.from_certificate:
         for key in ("asked", "from_certificate"):
             body["names"].pop(key)

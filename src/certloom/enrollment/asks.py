@@ -36,6 +36,8 @@ class Ask(msgspec.Struct, frozen=True):
     """What the requester wants approvers to know."""
     certificate: ShownCertificate | None = None
     """By which the requester has shown who it is."""
+    renewal: bool = False
+    """Whether the requester has shown to hold ``replaces``, which has the same names."""
 
 
 class Remembered(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -55,6 +57,7 @@ class Remembered(msgspec.Struct, frozen=True, omit_defaults=True):
     warnings: tuple[Reason, ...] = ()
     """What policy rules wanted said, although they did not stand in the way."""
     certificate: ShownCertificate | None = None
+    renewal: bool = False
 
 
 _encode = msgspec.json.Encoder().encode
@@ -75,6 +78,7 @@ def remember(ask: Ask, warnings: tuple[Reason, ...], *, to_decide_again: bool) -
             ask.comment,
             warnings,
             ask.certificate,
+            ask.renewal,
         )
     ).decode()
 
@@ -106,6 +110,7 @@ def facts(
         authority_not_after=authority_not_after,
         history=history,
         certificate=ask.certificate,
+        renewal=ask.renewal,
     )
 
 
@@ -136,6 +141,7 @@ def facts_again(
         authority_not_after=authority_not_after,
         history=history,
         certificate=asked.certificate,
+        renewal=asked.renewal,
     )
 
 

@@ -63,19 +63,29 @@ class CertificateRequest(msgspec.Struct, frozen=True):
     challenge_password: str | None = None
     must_staple: bool = False
     """Whether the TLS feature extension asks for status_request (RFC 7633)."""
+    attributes: tuple[tuple[str, bytes], ...] = ()
+    """Others, in order: dotted OID, and the contents of the SET of its values in DER."""
+
+    def attribute(self, oid: str) -> bytes | None:
+        """The contents of an attribute's SET of values. Raises ``CSRError`` where it is there twice."""
+        found = [values for other, values in self.attributes if other == oid]
+        if len(found) > 1:
+            raise CSRError("duplicate-attribute", f"the attribute {oid} is there twice")
+        return found[0] if found else None
 
 
-def parse_csr(data: bytes) -> CertificateRequest:
+def parse_csr(data: bytes, *, verify: bool = True) -> CertificateRequest:
     """The request in these bytes of DER, its proof of possession verified over the bytes as received.
 
-    Raises ``CSRError``.
+    Without ``verify`` the signature is not looked at: where the key is not the one to be certified. Raises
+    ``CSRError``.
     """
     if len(data) > MAX_SIZE:
         raise CSRError("csr-too-large", f"a certificate request has at most {MAX_SIZE} octets")
     if data[:5] == b"-----":
         raise CSRError("malformed-csr", "this is PEM, where a PKCS #10 request in DER is wanted")
     try:
-        return _parse(bytes(data))
+        return _parse(bytes(data), verify=verify)
     except der.DERError as error:
         raise CSRError("malformed-csr", f"not a PKCS #10 request in DER: {error}") from None
     except KeyRejected as error:
@@ -84,7 +94,7 @@ def parse_csr(data: bytes) -> CertificateRequest:
         raise CSRError(error.code, f"no proof of possession: {error}") from None
 
 
-def _parse(data: bytes) -> CertificateRequest:
+def _parse(data: bytes, *, verify: bool) -> CertificateRequest:
     request = der.whole(data)
     begin = request.offset
     info = request.enter()
@@ -101,7 +111,7 @@ def _parse(data: bytes) -> CertificateRequest:
         raise CSRError("bad-subject", f"the subject is not a name: {error}") from None
     key = facts_of(info.raw(der.SEQUENCE))
     # RFC 2986 wants the attributes even when there are none; some senders leave them out.
-    asked, challenge_password = _attributes(info.enter(0xA0)) if info.more() else ((), None)
+    asked, challenge_password, others = _attributes(info.enter(0xA0)) if info.more() else ((), None, ())
     info.finish()
 
     # Cheap refusals come before the signature.
@@ -120,15 +130,20 @@ def _parse(data: bytes) -> CertificateRequest:
         extensions=asked,
         challenge_password=challenge_password,
         must_staple=_STATUS_REQUEST in _decoded(_tls_features, found.get(extensions.TLS_FEATURE)),
+        attributes=others,
     )
-    signatures.verify(public_key(key), algorithm, signature, signed)
+    if verify:
+        signatures.verify(public_key(key), algorithm, signature, signed)
     return csr
 
 
-def _attributes(reader: der.Reader) -> tuple[tuple[Extension, ...], str | None]:
-    """The extensions asked for and the challenge password; other attributes are passed over."""
+def _attributes(
+    reader: der.Reader,
+) -> tuple[tuple[Extension, ...], str | None, tuple[tuple[str, bytes], ...]]:
+    """The extensions asked for, the challenge password, and other attributes as they are."""
     asked: tuple[Extension, ...] | None = None
     password: str | None = None
+    others: list[tuple[str, bytes]] = []
     while reader.more():
         attribute = reader.enter()
         oid = attribute.oid()
@@ -144,7 +159,9 @@ def _attributes(reader: der.Reader) -> tuple[tuple[Extension, ...], str | None]:
                 raise CSRError("duplicate-attribute", "two challenge passwords")
             password = _password(*values.any())
             values.finish()
-    return asked or (), password
+        else:
+            others.append((oid, values.data[values.offset : values.end]))
+    return asked or (), password, tuple(others)
 
 
 def _password(tag: int, content: bytes) -> str:

@@ -76,11 +76,6 @@ class ESTChannel(
     certificate, or whatever the profile allows."""
     renew_expired: Annotated[int, msgspec.Meta(ge=0, le=3660 * _DAY)] = 0
     """Seconds after its end for which a certificate may still be renewed with itself."""
-    change_names: bool = False
-    """Whether a renewal may ask for another subject or other names (ChangeSubjectName, RFC 6402 section
-    2.8)."""
-    new_key: Literal["optional", "required", "forbidden"] = "optional"
-    """Whether a renewal brings a new key."""
     channel_binding: Literal["optional", "required"] = "optional"
     """Whether a request must be bound to its TLS session (RFC 7030 section 3.5), which TLS 1.2 alone can.
     What is bound is verified in any case."""

@@ -213,7 +213,7 @@ def decide(profile: Profile, version: int, facts: Facts, rules: Ruleset = NO_RUL
         lint_rules=lint.rules,
         ct=compiled.ct,
     )
-    own = profile.approval.terms()
+    own = profile.approval.terms() if profile.approval.renewals or not facts.renewal else None
     if facts.approved or (own is None and not said.terms):
         return Decision(Outcome.ISSUE, (), contents, warnings=said.warnings, verdicts=said.verdicts)
     terms = own or ApprovalTerms((), 0, 0, profile.approval.may_change)

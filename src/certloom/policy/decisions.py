@@ -16,8 +16,9 @@ from certloom.pki.names import Name
 class Requester(msgspec.Struct, frozen=True):
     """Who is asking, as authenticated.
 
-    ``kind`` is ``acme-account``, ``credential``, ``client-certificate``, ``token``, ``person``, ``local`` or
-    ``system``; ``id`` is that kind's own identifier.
+    ``kind`` is ``acme-account``, ``credential``, ``certificate`` (whose id is its SHA-256 in hex), ``token``,
+    ``client-certificate`` (an identity of the API), ``person``, ``local`` or ``system``; ``id`` is that
+    kind's own identifier.
     """
 
     kind: str
@@ -79,6 +80,8 @@ class Facts(msgspec.Struct, frozen=True):
     """Of every name asked for; None unless the rules in force look at it."""
     certificate: ShownCertificate | None = None
     """By which the requester has shown who it is; None where it did so otherwise."""
+    renewal: bool = False
+    """Whether the requester has shown to hold a certificate of the same names that this one follows."""
 
 
 class Outcome(StrEnum):

@@ -141,14 +141,18 @@ class Validity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 class RenewalRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The span of a certificate's life over which renewals of a fleet are spread.
+    """The span of a certificate's life over which renewals of a fleet are spread, and what they may change.
 
-    Each end is a share of the lifetime gone by (a number with a point: 0.66) or a time before expiry
+    Each end of the span is a share of the lifetime gone by (a number with a point: 0.66) or a time before expiry
     (``"30d"``, or whole seconds).
     """
 
     start: float | int = 0.66
     end: float | int = 0.8
+    new_key: Literal["optional", "required", "forbidden"] = "optional"
+    """Whether a certificate that is renewed by its holder (EST, SCEP, CMP) gets a new key."""
+    change_names: bool = False
+    """Whether its holder may ask for another subject or other names at that (RFC 6402 section 2.8)."""
 
 
 class ExtraExtension(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -173,6 +177,9 @@ class Approval(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """Seconds that their agreement serves the same requester's further requests for the same."""
     may_change: tuple[Literal["validity", "names"], ...] = ()
     """What an approver may change."""
+    renewals: bool = True
+    """Whether they must also agree where a certificate is renewed for who shows to hold it (EST, SCEP, CMP),
+    for the same names."""
 
     def terms(self) -> ApprovalTerms | None:
         """What has to be agreed, or None where nothing has."""

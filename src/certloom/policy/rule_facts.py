@@ -84,6 +84,7 @@ _VALUES: dict[str, Callable[[Moment], Any]] = {
     "request.key.curve": lambda m: m.facts.key.curve,
     "request.subject": lambda m: _subject(m.facts.csr_subject),
     "request.lifetime": lambda m: m.not_after - m.not_before + 1 if m.not_after else 0,
+    "request.renewal": lambda m: m.facts.renewal,
     "request.not_before": lambda m: m.not_before,
     "request.not_after": lambda m: m.not_after,
     "requester.kind": lambda m: m.facts.requester.kind,

@@ -73,6 +73,7 @@ VARIABLES: dict[str, Shape] = {
         key=struct(type=_WORD, bits=INT, curve=_WORD),
         subject=Shape("map", 64, text(1024)),
         lifetime=INT,
+        renewal=BOOL,
         not_before=INT,
         not_after=INT,
     ),
