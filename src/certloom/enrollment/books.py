@@ -11,6 +11,7 @@ from collections.abc import Callable
 import msgspec
 
 from certloom.authorities.base import Authority
+from certloom.policy.anchors import TrustAnchors, certificates_of
 from certloom.policy.channels import ACMEChannel, Channel, ESTChannel
 from certloom.policy.profiles import Profile, parse_profile
 from certloom.policy.rules import NO_RULES, Rule, Ruleset, stored_rule
@@ -20,6 +21,7 @@ from certloom.store import rules as rule_statements
 from certloom.store.authorities import StoredAuthority, StoredGeneration
 from certloom.store.base import Store, Tx
 
+_decode_anchors = msgspec.json.Decoder(TrustAnchors).decode
 _decode_channel = msgspec.json.Decoder[Channel](Channel).decode
 
 
@@ -41,6 +43,8 @@ class Reading(msgspec.Struct, frozen=True):
     """Those of them that are in force."""
     generations: tuple[StoredGeneration, ...] = ()
     """Of all authorities: those that have a certificate."""
+    anchors: dict[str, tuple[bytes, ...]] = {}
+    """Trust anchors by name: DER."""
 
 
 def read_configuration(tx: Tx) -> Reading:
@@ -61,6 +65,7 @@ def read_configuration(tx: Tx) -> Reading:
         rules,
         ruleset if ruleset else NO_RULES,
         tuple(g for g in authority_statements.generations(tx) if g.certificate is not None),
+        {name: certificates_of(_decode_anchors(body)) for name, body in configuration.anchors(tx)},
     )
 
 
@@ -137,6 +142,10 @@ class Books:
 
     def has_channel(self, protocol: str, name: str) -> bool:
         return (protocol, name) in self._reading.channels
+
+    def anchors(self, name: str) -> tuple[bytes, ...]:
+        """DER of a set of trust anchors; none where there is no such set."""
+        return self._reading.anchors.get(name, ())
 
     def channels(self) -> tuple[Channel, ...]:
         return tuple(self._reading.channels.values())

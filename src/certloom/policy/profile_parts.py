@@ -143,8 +143,8 @@ class Validity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 class RenewalRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The span of a certificate's life over which renewals of a fleet are spread, and what they may change.
 
-    Each end of the span is a share of the lifetime gone by (a number with a point: 0.66) or a time before expiry
-    (``"30d"``, or whole seconds).
+    Each end of the span is a share of the lifetime gone by (a number with a point: 0.66) or a time before
+    expiry (``"30d"``, or whole seconds).
     """
 
     start: float | int = 0.66

@@ -31,6 +31,8 @@ from certloom.console.app import Parts as ConsoleParts
 from certloom.identity.ratelimit import Limit
 from certloom.protocols.acme.routes import ACMEApp
 from certloom.protocols.acme.service import ACMEService
+from certloom.protocols.est.routes import ESTApp, is_est
+from certloom.protocols.est.service import ESTService
 from certloom.server.admin import AdminApp
 from certloom.server.ca_pages import roots_pem
 from certloom.server.connections import ASGIApp, Connections, Listener
@@ -40,7 +42,7 @@ from certloom.server.http import protocol_factory
 from certloom.server.metrics import Metrics
 from certloom.server.metrics_app import MetricsApp
 from certloom.server.ocsp import OCSPApp
-from certloom.server.pages import Pages, below, refusal
+from certloom.server.pages import Pages, below, refusal, where
 from certloom.server.retention import Retention
 from certloom.server.rooms import Rooms, open_rooms
 from certloom.server.services import services
@@ -81,6 +83,8 @@ class Application:
         self._servers: list[asyncio.Server] = []
         self._stop = asyncio.Event()
         self._told_to_stop = 0.0
+        self._trusted_as_of = -1
+        """The generation of the configuration whose CAs the TLS listeners trust."""
         self._has_tls = not sockets.keys().isdisjoint(("https", "https_client"))
         self.metrics = Metrics(rooms, self.connections)
         pages = Pages(rooms, Doctor(rooms, self.metrics, lambda: not self._stop.is_set()))
@@ -97,13 +101,27 @@ class Application:
             )
         )
         public = OCSPApp(rooms.ocsp, lambda: rooms.authorities.local, pages)
-        everything = below("/acme/", acme, below("/api/", api, below("/console/", console, public)))
+        est = ESTApp(
+            ESTService(
+                store=rooms.store,
+                clock=rooms.clock,
+                books=rooms.books,
+                enrollment=rooms.enrollment,
+                credentials=rooms.credentials,
+                server_keys=rooms.server_keys,
+                revoker=rooms.revoker,
+                failures=Limit("failures", rooms.settings.api.failures_per_minute, rooms.clock),
+            )
+        )
+        everything = below(
+            "/acme/", acme, below("/api/", api, below("/console/", console, where(is_est, est, public)))
+        )
         admin = AdminApp(below("/api/", api, pages))
         seen = rooms.origins
         apps: dict[str, tuple[ASGIApp, str, bool]] = {
             "https": (everything, seen.https, True),
             "http": (public, seen.http, False),
-            "https_client": (below("/api/", api, pages), seen.https_client, True),
+            "https_client": (below("/api/", api, where(is_est, est, pages)), seen.https_client, True),
             "acme_plain": (below("/acme/", acme, pages), seen.acme_plain, True),
             "admin": (admin, "", False),
             "metrics": (MetricsApp(self.metrics, pages), "", False),
@@ -137,7 +155,7 @@ class Application:
         rooms = self.rooms
         every = rooms.runner.every
         every(60, "https certificate", self.tls.keep if self._has_tls else _nothing)
-        every(2, "configuration", rooms.refresh)
+        every(2, "configuration", self._refresh)
         every(60, "CRLs", rooms.crls.refresh)
         every(60, "roots", self._write_roots)
         every(60, "OCSP responders", rooms.ocsp.keep)
@@ -157,6 +175,13 @@ class Application:
         if rooms.store.dialect != "sqlite":
             every(1, "OCSP status", rooms.ocsp.follow)
             every(600, "abandoned serials", lambda: burn_abandoned(rooms.store, rooms.clock, alone=False))
+
+    async def _refresh(self) -> None:
+        """Take up what another process, or the API of this one, has changed."""
+        await self.rooms.refresh()
+        if self.rooms.books.generation != self._trusted_as_of:
+            self._trusted_as_of = self.rooms.books.generation
+            self.tls.trust()
 
     async def _write_roots(self) -> None:
         """Keep the file of roots to trust as the authorities are."""

@@ -32,6 +32,7 @@ import structlog
 from certloom.server.connections import LINGER_SECONDS, Listener
 from certloom.server.exchange import Exchange
 from certloom.server.framing import Refused, read_framing, split_target
+from certloom.server.tls_peer import about_peer
 
 _MOST_PIPELINED = 16
 _LINGER_BYTES = 4 * 1024 * 1024
@@ -132,9 +133,7 @@ class HTTPProtocol(asyncio.BufferedProtocol):
             "certloom.base_url": listener.base_url,
         }
         if listener.asks_for_certificate:
-            certificate = transport.get_extra_info("ssl_object").getpeercert(True)
-            if certificate is not None:
-                self._about_connection["certloom.peer_certificate"] = certificate
+            self._about_connection |= about_peer(transport.get_extra_info("ssl_object"))
         sock = transport.get_extra_info("socket")
         if sock is not None and sock.family == socket.AF_UNIX:
             credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))

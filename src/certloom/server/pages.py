@@ -105,8 +105,13 @@ async def answer(send: Send, page: Page) -> None:
 
 def below(prefix: str, app: Callable[..., Any], otherwise: ASGIApp) -> ASGIApp:
     """An application that gives what lies below ``prefix`` to ``app``."""
+    return where(lambda path: path.startswith(prefix), app, otherwise)
+
+
+def where(fits: Callable[[str], bool], app: Callable[..., Any], otherwise: ASGIApp) -> ASGIApp:
+    """An application that gives those paths to ``app`` that fit."""
 
     async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
-        await (app if scope["path"].startswith(prefix) else otherwise)(scope, receive, send)
+        await (app if fits(scope["path"]) else otherwise)(scope, receive, send)
 
     return dispatch

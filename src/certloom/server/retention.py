@@ -11,12 +11,14 @@ from certloom.audit import chain
 from certloom.clock import Clock
 from certloom.jobs import queue
 from certloom.settings.schema import Retention as RetentionSettings
-from certloom.store import approvals, notices
+from certloom.store import approvals, est, notices
 from certloom.store import retention as statements
 from certloom.store.base import Store
 
 _DAY = 86_400
 _CHUNK = 500
+_TRANSACTION_DAYS = 8
+"""An EST channel gives the same answer again for seven days at most."""
 
 _log = structlog.get_logger("certloom.retention")
 
@@ -30,6 +32,7 @@ class Pruned(msgspec.Struct):
     events: int = 0
     approvals: int = 0
     notices: int = 0
+    transactions: int = 0
 
 
 class Retention:
@@ -59,6 +62,7 @@ class Retention:
             )
         if settings.approvals_days:
             pruned.approvals = await self._approvals(now - settings.approvals_days * _DAY)
+        pruned.transactions = await self._transactions(now - _TRANSACTION_DAYS * _DAY)
         if pruned != Pruned():
             _log.info("pruned", **msgspec.structs.asdict(pruned))
         return pruned
@@ -93,6 +97,12 @@ class Retention:
     async def _approvals(self, before: int) -> int:
         count = 0
         while gone := await self._store.write(lambda tx: approvals.prune(tx, before, _CHUNK)):
+            count += gone
+        return count
+
+    async def _transactions(self, before: int) -> int:
+        count = 0
+        while gone := await self._store.write(lambda tx: est.prune(tx, before, _CHUNK)):
             count += gone
         return count
 

@@ -35,6 +35,8 @@ from certloom.server.rooms import Rooms
 from certloom.settings import Settings, parse_address
 from certloom.store import certificates as certificate_statements
 
+# X509_V_FLAG_NO_CHECK_TIME, for which Python has no name.
+_NO_CHECK_TIME = ssl.VerifyFlags(0x200000)
 PROFILE = "tls-server"
 _PURPOSE = "https-listener"
 
@@ -92,9 +94,10 @@ def parse_host(text: str) -> Identifier:
 def client_context() -> ssl.SSLContext:
     """A context that also asks for a client certificate, and goes on without one.
 
-    A certificate of somebody unknown ends the handshake, and so does one that is no client's or has expired:
-    who cannot choose what they present goes to the other listener. Nothing is resumed: each connection
-    proves the key anew.
+    A certificate of somebody unknown ends the handshake, and so does one that is no client's: who cannot
+    choose what they present goes to the other listener. One that has expired passes, since some may still be
+    renewed with themselves: whoever lets a client in by its certificate looks at its time. Nothing is
+    resumed: each connection proves the key anew.
     """
     context = server_context()
     context.num_tickets = 0
@@ -102,6 +105,7 @@ def client_context() -> ssl.SSLContext:
     context.verify_mode = ssl.CERT_OPTIONAL
     # An authority may be known here whose issuer is not.
     context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
+    context.verify_flags |= _NO_CHECK_TIME
     return context
 
 
@@ -124,7 +128,7 @@ class ListenerTLS:
 
     async def start(self) -> None:
         """Load or get a certificate. Raises ``TLSError``."""
-        self._trust()
+        self.trust()
         if self._listen.tls_certificate:
             try:
                 self._load_given()
@@ -146,7 +150,6 @@ class ListenerTLS:
 
     async def keep(self) -> None:
         """Renew what is due, reload what has changed. Run periodically."""
-        self._trust()
         if self._listen.tls_certificate:
             self._reload_given()
         elif self._rooms.clock.now() >= self._renew_at or not self._names.issuperset(
@@ -171,11 +174,13 @@ class ListenerTLS:
                 return (leaf, *authority.chains(generation.generation)[0])
         return (leaf,)
 
-    def _trust(self) -> None:
-        """Let the client context know every authority there is; who may do what is asked of the inventory."""
-        generations = self._rooms.books.reading.generations
-        own = (g.certificate for g in generations if g.certificate is not None and g.state != RETIRED)
-        for certificate in own:
+    def trust(self) -> None:
+        """Let the client context know every authority there is, and all trust anchors. Who may do what is
+        asked where they want to do it."""
+        reading = self._rooms.books.reading
+        own = [g.certificate for g in reading.generations if g.certificate is not None and g.state != RETIRED]
+        others = [certificate for anchors in reading.anchors.values() for certificate in anchors]
+        for certificate in (*own, *others):
             if certificate not in self._trusted:
                 self.client_context.load_verify_locations(cadata=certificate)
                 self._trusted.add(certificate)

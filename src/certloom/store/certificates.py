@@ -142,6 +142,17 @@ def by_fingerprint(tx: Tx, fingerprint: bytes) -> StoredCertificate | None:
     return _certificate(row) if row else None
 
 
+def of_requester(tx: Tx, requester: str, limit: int) -> list[StoredCertificate]:
+    """The newest certificates that were issued to a requester (``kind:id``), newest first."""
+    return [
+        _certificate(row)
+        for row in tx.all(
+            f"SELECT {_COLUMNS} FROM certificates WHERE requester = ? ORDER BY issued DESC, id DESC LIMIT ?",
+            (requester, limit),
+        )
+    ]
+
+
 def by_name(tx: Tx, name: Identifier, limit: int = 100) -> list[StoredCertificate]:
     """The newest certificates with this name, newest first."""
     columns = ", ".join(f"c.{c.strip()}" for c in _COLUMNS.split(","))

@@ -106,6 +106,39 @@ def delete_channel(tx: Tx, protocol: str, name: str) -> bool:
     return tx.run("DELETE FROM channels WHERE protocol = ? AND name = ?", (protocol, name)) == 1
 
 
+def anchors(tx: Tx) -> list[tuple[str, str]]:
+    """(name, body) of every set of trust anchors, by name."""
+    return [(r[0], r[1]) for r in tx.all("SELECT name, body FROM trust_anchors ORDER BY name")]
+
+
+def anchor_names(tx: Tx) -> frozenset[str]:
+    return frozenset(r[0] for r in tx.all("SELECT name FROM trust_anchors"))
+
+
+def anchor_set(tx: Tx, name: str, *, lock: bool = False) -> str | None:
+    """The body of one set."""
+    row = tx.one(f"SELECT body FROM trust_anchors WHERE name = ?{tx.for_update if lock else ''}", (name,))
+    return str(row[0]) if row else None
+
+
+def anchors_after(tx: Tx, name: str, limit: int) -> list[tuple[str, str]]:
+    """(name, body) of the sets that follow, by name."""
+    rows = tx.all("SELECT name, body FROM trust_anchors WHERE name > ? ORDER BY name LIMIT ?", (name, limit))
+    return [(r[0], r[1]) for r in rows]
+
+
+def put_anchors(tx: Tx, name: str, body: str, now: int) -> None:
+    tx.run(
+        "INSERT INTO trust_anchors (name, body, created, changed) VALUES (?, ?, ?, ?)"
+        " ON CONFLICT (name) DO UPDATE SET body = excluded.body, changed = excluded.changed",
+        (name, body, now, now),
+    )
+
+
+def delete_anchors(tx: Tx, name: str) -> bool:
+    return tx.run("DELETE FROM trust_anchors WHERE name = ?", (name,)) == 1
+
+
 def fact(tx: Tx, key: str) -> str | None:
     """A single stored value, such as ``configuration``."""
     row = tx.one("SELECT value FROM facts WHERE key = ?", (key,))

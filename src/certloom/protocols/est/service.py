@@ -1,0 +1,65 @@
+"""What EST's operations share."""
+
+from __future__ import annotations
+
+import structlog
+
+from certloom.clock import Clock
+from certloom.enrollment.books import Books, UnknownName
+from certloom.enrollment.pipeline import Enrollment
+from certloom.enrollment.revoke import Revoker
+from certloom.enrollment.server_keys import ServerKeys
+from certloom.identity.credentials import Credentials
+from certloom.identity.ratelimit import Limit
+from certloom.policy.channels import ESTChannel
+from certloom.policy.profiles import Profile
+from certloom.protocols.est.authentication import Authenticated, Authenticator, Peer
+from certloom.protocols.est.problems import ESTProblem, retry_after
+from certloom.protocols.est.transactions import Transactions
+from certloom.store.base import Store
+
+_log = structlog.get_logger("certloom.est")
+
+
+class ESTService:
+    """All that handlers use. One per process."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        clock: Clock,
+        books: Books,
+        enrollment: Enrollment,
+        credentials: Credentials,
+        server_keys: ServerKeys,
+        revoker: Revoker,
+        failures: Limit,
+    ) -> None:
+        self.store = store
+        self.clock = clock
+        self.books = books
+        self.credentials = credentials
+        self.server_keys = server_keys
+        self.revoker = revoker
+        self.transactions = Transactions(store, clock, enrollment, credentials)
+        self._authenticator = Authenticator(store, clock, books, credentials)
+        self._failures = failures
+
+    async def authenticate(self, channel: ESTChannel, peer: Peer, *, renewal: bool = False) -> Authenticated:
+        """Who this is. Raises ``ESTProblem``: 401, 403, or 429 for an address that tried too often."""
+        if peer.authorization is not None and not (quota := self._failures.look(peer.address)).allowed:
+            raise ESTProblem(429, "too many failed attempts from this address", retry_after(quota.reset))
+        try:
+            return await self._authenticator.authenticate(channel, peer, renewal=renewal)
+        except ESTProblem as problem:
+            if problem.counted:
+                self._failures.take(peer.address)
+            raise
+
+    def profile(self, channel: ESTChannel) -> Profile:
+        """What the channel issues by. Raises ``ESTProblem``."""
+        try:
+            return self.books.profile(channel.profile)[0]
+        except UnknownName as error:
+            raise ESTProblem(503, str(error), retry_after(60)) from None
