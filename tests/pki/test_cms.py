@@ -1,9 +1,7 @@
 from __future__ import annotations
 
-import hashlib
 import subprocess
 import time
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -11,38 +9,22 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, pkcs7
+from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyasn1.codec.der import decoder, encoder
 from pyasn1_alt_modules import rfc5652
 
 from certloom.pki import cms, cms_algorithms, cms_syntax, containers, der, keys, signatures
-from certloom.pki.certificates import build_certificate
 from certloom.pki.cms import CMSError, SignedData, SignerInfo
 from certloom.pki.der import Reader
 from certloom.pki.keys import PrivateKey
-from certloom.pki.names import parse_name
-from tests.pki.making import NOW, OPENSSL_KNOWS, SIGNING_ALGORITHMS, YEAR, hierarchy, key, openssl, template
+from tests.pki.cms_files import CONTENT, certificate, lay_out
+from tests.pki.making import NOW, SIGNING_ALGORITHMS, hierarchy, key, openssl
 from tests.strangers import installed, said
 
-CONTENT = b"what is said \x00\x31" * 40
 PKI_DATA = "1.3.6.1.5.5.7.12.2"
 NONCE = "1.3.6.1.5.5.7.7.6"
-
-
-@lru_cache
-def certificate(algorithm: str = "P-256") -> bytes:
-    """The certificate of ``key(algorithm)``."""
-    house = hierarchy()
-    wanted = template(
-        serial=hashlib.sha256(algorithm.encode()).digest()[:16],
-        spki=keys.spki_of(key(algorithm)),
-        subject=parse_name(f"CN={algorithm}"),
-        not_before=NOW - 5 * YEAR,
-        not_after=NOW + 10 * YEAR,
-    )
-    return build_certificate(wanted, house.issuer, house.issuer_key)
 
 
 def write(
@@ -101,18 +83,7 @@ def refusal(message: bytes, content: bytes | None = None, *, legacy: bool = Fals
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Keys and certificates for openssl: ``ALGORITHM.key``, ``ALGORITHM.pem``, ``ca.pem``, ``content``."""
-    there = tmp_path_factory.mktemp("cms")
-    for algorithm in OPENSSL_KNOWS:
-        pem = key(algorithm).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        (there / f"{algorithm}.key").write_bytes(pem)
-        loaded = x509.load_der_x509_certificate(certificate(algorithm))
-        (there / f"{algorithm}.pem").write_bytes(loaded.public_bytes(Encoding.PEM))
-    authorities = [hierarchy().issuer.certificate, hierarchy().root.certificate]
-    pems = [x509.load_der_x509_certificate(c).public_bytes(Encoding.PEM) for c in authorities]
-    (there / "ca.pem").write_bytes(b"".join(pems))
-    (there / "content").write_bytes(CONTENT)
-    return there
+    return lay_out(tmp_path_factory.mktemp("cms"))
 
 
 # -- what openssl signs --------------------------------------------------------------------------------------
