@@ -7,7 +7,7 @@ import msgspec
 from certloom.enrollment.asks import recall, requester_text
 from certloom.pki import der, general_names, names
 from certloom.pki.certificates import CertificateFacts, parse_certificate
-from certloom.pki.csr import MAX_IDENTIFIERS, CertificateRequest, CSRError
+from certloom.pki.csr import MAX_IDENTIFIERS, CertificateRequest, CSRError, parse_csr
 from certloom.pki.identifiers import Identifier, IdentifierError
 from certloom.pki.names import BadName, Name
 from certloom.policy.decisions import ShownCertificate
@@ -31,6 +31,8 @@ class Predecessor(msgspec.Struct, frozen=True):
     facts: CertificateFacts
     first_shown: ShownCertificate | None
     """What its requester showed when it was issued: names are made of the same again."""
+    asked: bytes
+    """The CSR that it was issued to; empty where the key was made here."""
 
 
 class ChangedNames(msgspec.Struct, frozen=True):
@@ -49,31 +51,46 @@ def find_predecessor(tx: Tx, who: Authenticated, csr: CertificateRequest) -> Pre
     for stored in certificate_statements.of_requester(tx, requester_text(who.requester), _MOST_LOOKED_AT):
         if stored.revoked is None and set(stored.identifiers) == set(csr.identifiers):
             facts = parse_certificate(stored.der)
-            if facts.subject == csr.subject:
+            if _same_subject(csr, facts.subject):
                 return _predecessor(tx, stored, facts)
     return None
 
 
 def _predecessor(tx: Tx, stored: StoredCertificate, facts: CertificateFacts) -> Predecessor:
     request = request_statements.get(tx, stored.request_id)
-    return Predecessor(stored, facts, None if request is None else recall(request).certificate)
+    if request is None:
+        return Predecessor(stored, facts, None, b"")
+    return Predecessor(stored, facts, recall(request).certificate, request.csr)
 
 
 def check_same(old: Predecessor, csr: CertificateRequest) -> None:
-    """Raise ``ESTProblem`` unless subject and subjectAltName are those of the certificate that is renewed."""
-    if csr.subject != old.facts.subject:
+    """Raise ``ESTProblem`` unless subject and subjectAltName are those of the certificate that is renewed.
+
+    A profile may have put the subject's attributes into an order of its own, or left some out: what was asked
+    for then may be asked for again, and gives the same.
+    """
+    if _same_subject(csr, old.facts.subject) and set(csr.identifiers) == set(old.facts.identifiers):
+        return
+    if old.asked:
+        before = parse_csr(old.asked, verify=False)
+        if csr.subject == before.subject and set(csr.identifiers) == set(before.identifiers):
+            return
+    if not _same_subject(csr, old.facts.subject):
         raise ESTProblem(
             403,
             "the subject differs from that of the certificate to be renewed, which is"
             f" {names.format_name(old.facts.subject) or 'empty'} (RFC 7030 section 4.2.2)",
         )
-    if set(csr.identifiers) != set(old.facts.identifiers):
-        told = ", ".join(identifier.value for identifier in old.facts.identifiers) or "none"
-        raise ESTProblem(
-            403,
-            "the names differ from those of the certificate to be renewed, which are"
-            f" {told} (RFC 7030 section 4.2.2)",
-        )
+    told = ", ".join(identifier.value for identifier in old.facts.identifiers) or "none"
+    raise ESTProblem(
+        403,
+        f"the names differ from those of the certificate to be renewed, which are {told}"
+        " (RFC 7030 section 4.2.2)",
+    )
+
+
+def _same_subject(csr: CertificateRequest, subject: Name) -> bool:
+    return sorted(csr.subject.attributes) == sorted(subject.attributes)
 
 
 def check_key(profile: Profile, old: Predecessor, csr: CertificateRequest) -> None:
