@@ -451,6 +451,30 @@ def test_choices_that_are_no_certificates_are_passed_over() -> None:
     assert signed.crls == (der.sequence(),)
 
 
+def test_signers_and_certificates_are_bounded() -> None:
+    """Each signer is looked for among all certificates."""
+
+    def message(certificates: int, signers: int) -> bytes:
+        own = der.whole(write(key(), certificate()))
+        own.oid()
+        inner = own.enter(0xA0).enter()
+        head = inner.raw(der.INTEGER) + inner.raw(der.SET) + inner.raw(der.SEQUENCE)
+        inner.raw(0xA0)
+        infos = inner.enter(der.SET).raw(der.SEQUENCE) * signers
+        choices = (der.sequence(der.NULL) * certificates) + certificate()
+        return der.sequence(head, der.context(0, choices), der.tlv(der.SET, infos))
+
+    signed = cms.parse_signed_data(message(cms.MAX_CERTIFICATES - 1, cms.MAX_SIGNERS))
+    begin = time.process_time()
+    for signer in signed.signers:
+        assert cms.find_signer_certificate(signed, signer) == certificate()
+    assert time.process_time() - begin < 1
+    for certificates, signers in ((cms.MAX_CERTIFICATES, 1), (1, cms.MAX_SIGNERS + 1)):
+        with pytest.raises(CMSError) as caught:
+            cms.parse_signed_data(message(certificates, signers))
+        assert caught.value.code == "malformed"
+
+
 # -- any input -----------------------------------------------------------------------------------------------
 
 contents = st.none() | st.binary(max_size=600)

@@ -8,13 +8,16 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.ciphers import algorithms
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.keywrap import aes_key_unwrap
 from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyasn1.codec.der import decoder, encoder
-from pyasn1_alt_modules import rfc5083, rfc5652
+from pyasn1.type import univ
+from pyasn1_alt_modules import rfc5083, rfc5084, rfc5652
 
-from certloom.pki import cms, der, envelopes, key_encryption
+from certloom.pki import cms, der, envelopes, key_encryption, signatures
 from certloom.pki.cms import CMSError
 from certloom.pki.envelopes import (
     EnvelopedData,
@@ -295,6 +298,49 @@ def test_enveloped_data_alone_is_read() -> None:
     message = envelopes.encrypt(KEY_PACKAGE, CONTENT, [KeyEncryptionKey(b"name", SECRETS[16])], bare=True)
     assert envelopes.parse_enveloped_data(message).content_type == KEY_PACKAGE
     assert opened_by(message, SECRETS[16]) == CONTENT
+
+
+def test_openssl_opens_a_signed_content_and_verifies_it(files: Path) -> None:
+    """As RFC 7030 section 4.4.2 has a key sent: SignedData, alone, within EnvelopedData."""
+    attributes = cms.signed_attributes(KEY_PACKAGE, b"a key", cms.SHA256)
+    algorithm, signature = signatures.sign_tbs(private("rsa-2048"), attributes)
+    signer = cms.by_issuer_and_serial(certificate("rsa-2048"))
+    signed = cms.assemble_signed_data(
+        *(KEY_PACKAGE, b"a key", attributes, signature, signer, cms.SHA256, algorithm),
+        certificates=[certificate("rsa-2048")],
+        bare=True,
+    )
+    message = envelopes.encrypt(cms.SIGNED_DATA, signed, [KeyAgreement(certificate("P-256"))])
+    (files / "ours.der").write_bytes(message)
+    openssl(
+        *("cms", "-decrypt", "-binary", "-inform", "DER", "-in", files / "ours.der", "-out", files / "out"),
+        *("-recip", files / "P-256.pem", "-inkey", files / "P-256.key"),
+    )
+    found = (files / "out").read_bytes()
+    assert found == opened(message, "P-256") == signed
+    (files / "signed.der").write_bytes(der.sequence(der.oid(cms.SIGNED_DATA), der.context(0, found)))
+    openssl(
+        *("cms", "-verify", "-binary", "-inform", "DER", "-in", files / "signed.der", "-out", files / "out"),
+        *("-CAfile", files / "ca.pem", "-purpose", "any", "-no_check_time"),
+    )
+    assert (files / "out").read_bytes() == b"a key"
+
+
+def test_authenticated_attributes_are_those_of_the_standard() -> None:
+    """OpenSSL has them under another tag than RFC 5083, so that it cannot be asked."""
+    message = envelopes.encrypt(KEY_PACKAGE, CONTENT, [KeyEncryptionKey(b"n", SECRETS[16])], "aes-256-gcm")
+    outer, _ = decoder.decode(message, asn1Spec=rfc5652.ContentInfo())
+    inner, _ = decoder.decode(outer["content"], asn1Spec=rfc5083.AuthEnvelopedData())
+    info = inner["authEncryptedContentInfo"]
+    algorithm = info["contentEncryptionAlgorithm"]
+    parameters, _ = decoder.decode(algorithm["parameters"], asn1Spec=rfc5084.GCMParameters())
+    wrapped = bytes(inner["recipientInfos"][0]["kekri"]["encryptedKey"])
+    attributes = univ.SetOf(componentType=rfc5652.Attribute())
+    attributes.extend(inner["authAttrs"])
+    assert len(attributes) == 1
+    opener = AESGCM(aes_key_unwrap(SECRETS[16], wrapped))
+    sealed = bytes(info["encryptedContent"]) + bytes(inner["mac"])
+    assert opener.decrypt(bytes(parameters["aes-nonce"]), sealed, encoder.encode(attributes)) == CONTENT
 
 
 def test_triple_des_is_written_on_request_only(files: Path) -> None:

@@ -65,6 +65,10 @@ MESSAGE_DIGEST = "1.2.840.113549.1.9.4"
 SIGNING_TIME = "1.2.840.113549.1.9.5"
 """Attributes of RFC 5652 section 11."""
 
+MAX_SIGNERS = 32
+MAX_CERTIFICATES = 256
+"""In one message, so that looking for each signer's certificate stays cheap. As many CRLs."""
+
 
 class SignerInfo(msgspec.Struct, frozen=True):
     """One signature (RFC 5652 section 5.3)."""
@@ -125,8 +129,10 @@ def _signed_data(data: bytes) -> SignedData:
     crls = _sequences_in(reader, 0xA1)
     infos = reader.enter(der.SET)
     reader.finish()
-    signers = []
+    signers: list[SignerInfo] = []
     while infos.more():
+        if len(signers) == MAX_SIGNERS:
+            raise CMSError("malformed", f"more than {MAX_SIGNERS} signers of one message")
         signers.append(_signer_info(infos.enter()))
     return SignedData(content_type, content, certificates, crls, tuple(signers))
 
@@ -136,10 +142,14 @@ def _sequences_in(reader: Reader, tag: int) -> tuple[bytes, ...]:
     if reader.peek() != tag:
         return ()
     choices = reader.enter(tag)
-    found = []
+    found: list[bytes] = []
     while choices.more():
         choice = next_tlv(choices)
         if choice[0] == der.SEQUENCE:
+            if len(found) == MAX_CERTIFICATES:
+                raise CMSError(
+                    "malformed", f"more than {MAX_CERTIFICATES} certificates or CRLs in one message"
+                )
             found.append(choice)
     return tuple(found)
 

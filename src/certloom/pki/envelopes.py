@@ -133,8 +133,8 @@ def encrypt(
     EnvelopedData or AuthEnvelopedData alone.
 
     ``cipher`` is one of aes-128-cbc, aes-192-cbc, aes-256-cbc (EnvelopedData) and aes-128-gcm, aes-192-gcm,
-    aes-256-gcm (AuthEnvelopedData, which not every reader knows); with ``legacy`` also des-ede3-cbc. Raises
-    ``CMSError``.
+    aes-256-gcm (AuthEnvelopedData, which not every reader knows, and OpenSSL 3.0 only around content of type
+    data); with ``legacy`` also des-ede3-cbc. Raises ``CMSError``.
     """
     found = _cipher(cipher, legacy)
     if not recipients:
