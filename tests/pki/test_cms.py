@@ -451,6 +451,23 @@ def test_choices_that_are_no_certificates_are_passed_over() -> None:
     assert signed.crls == (der.sequence(),)
 
 
+def test_many_attributes_cost_in_proportion() -> None:
+    attributes = cms.attribute(NONCE, der.NULL) * 50_000
+    begin = time.process_time()
+    found = cms_syntax.read_attributes(Reader(attributes))
+    assert time.process_time() - begin < 2
+    assert found == {NONCE: (der.NULL,) * 50_000}
+
+
+def test_large_certificates_are_read_too() -> None:
+    reader = der.whole(certificate())
+    tbs = reader.enter()
+    head = b"".join(tbs.raw(tbs.peek()) for _ in range(7))
+    extension = der.sequence(der.oid("1.2.3"), der.octet_string(bytes(20_000)))
+    large = der.sequence(der.sequence(head, der.context(3, der.sequence(extension))))
+    assert cms.by_issuer_and_serial(large) == cms.by_issuer_and_serial(certificate())
+
+
 def test_signers_and_certificates_are_bounded() -> None:
     """Each signer is looked for among all certificates."""
 

@@ -113,17 +113,15 @@ def read_identifier(reader: Reader) -> EntityIdentifier:
 
 def read_attributes(reader: Reader) -> Attributes:
     """The attributes in a set. One that is there twice has the values of both. Raises ``DERError``."""
-    found: Attributes = {}
+    found: dict[str, list[bytes]] = {}
     while reader.more():
-        attribute = reader.enter()
-        oid = attribute.oid()
-        values = attribute.enter(der.SET)
-        attribute.finish()
-        received = []
+        one = reader.enter()
+        received = found.setdefault(one.oid(), [])
+        values = one.enter(der.SET)
+        one.finish()
         while values.more():
             received.append(next_tlv(values))
-        found[oid] = found[oid] + tuple(received) if oid in found else tuple(received)
-    return found
+    return {oid: tuple(values) for oid, values in found.items()}
 
 
 class CertificateParts(msgspec.Struct, frozen=True):
@@ -135,9 +133,17 @@ class CertificateParts(msgspec.Struct, frozen=True):
     spki: bytes
 
 
-@lru_cache(maxsize=128)
+_REMEMBERED = 16384
+"""Octets of the largest certificate whose parts are remembered, so that nobody fills the memory."""
+
+
 def parts_of(certificate: bytes) -> CertificateParts:
     """Of a DER certificate. Raises ``CMSError``."""
+    return (_parts_of if len(certificate) <= _REMEMBERED else _parts_of.__wrapped__)(certificate)
+
+
+@lru_cache(maxsize=128)
+def _parts_of(certificate: bytes) -> CertificateParts:
     try:
         tbs = der.whole(certificate).enter()
         if tbs.peek() == 0xA0:
