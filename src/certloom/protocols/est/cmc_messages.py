@@ -37,14 +37,8 @@ from certloom.protocols.est.cmc_proofs import (
     pop_link_witness,
     pop_link_witness_v2,
 )
-from certloom.protocols.est.cmc_syntax import (
-    ID_CMC,
-    MAX_BODY_PART_ID,
-    MAX_BODY_PARTS,
-    encode_control,
-    read_body_part_id,
-    read_control,
-)
+from certloom.protocols.est.cmc_reading import MAX_BODY_PART_ID, MAX_BODY_PARTS, read_body_part_id
+from certloom.protocols.est.cmc_syntax import ID_CMC, encode_control, read_control
 
 __all__ = [
     "ID_CCT_PKI_DATA",
