@@ -22,7 +22,7 @@ from certloom.enrollment.revoke import CRL_JOB, Revoker
 from certloom.identity.credentials import Credentials
 from certloom.jobs import Runner
 from certloom.pki.names import parse_name
-from certloom.policy.channels import ACMEChannel
+from certloom.policy.channels import Channel, protocol_of
 from certloom.policy.profiles import Profile, default_profiles, encode_profile
 from certloom.secrets import DataKey
 from certloom.signing.service import Service
@@ -68,10 +68,10 @@ class Core:
         await self.store.write(unit)
         await self.books.refresh()
 
-    async def put_channel(self, channel: ACMEChannel) -> None:
+    async def put_channel(self, channel: Channel) -> None:
         def unit(tx: Tx) -> None:
             body = msgspec.json.encode(channel).decode()
-            configuration.put_channel(tx, "acme", channel.name, body, self.clock.now())
+            configuration.put_channel(tx, protocol_of(channel), channel.name, body, self.clock.now())
             configuration.touch(tx)
 
         await self.store.write(unit)

@@ -218,7 +218,7 @@ def test_a_responder_that_ends_soon_is_told_of(settings: Settings) -> None:
             ends = rooms.clock.now() + left
             await rooms.store.write(
                 lambda tx: tx.run(
-                    "UPDATE ocsp_responders SET not_after = ? WHERE authority = 'issuing'", (ends,)
+                    "UPDATE delegates SET not_after = ? WHERE authority = 'issuing'", (ends,)
                 )
             )
             return await check(application)

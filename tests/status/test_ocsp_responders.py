@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp as stranger
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from certloom.authorities.delegates import _subject, _token
 from certloom.authorities.lint import lint_certificate, lint_ocsp
 from certloom.authorities.serials import burn_abandoned
 from certloom.clock import ManualClock
@@ -22,8 +23,8 @@ from certloom.pki.certificates import parse_certificate
 from certloom.pki.keys import facts_of, public_key
 from certloom.pki.names import format_name, parse_name
 from certloom.pki.signatures import algorithm_for, verify
-from certloom.status.ocsp_responders import LIFE, _subject, _token
-from certloom.store import Store, authorities, certificates, ocsp, open_store
+from certloom.status.ocsp_responders import LIFE
+from certloom.store import Store, authorities, certificates, delegates, open_store
 from tests.conftest import run
 from tests.enrollment.test_pipeline import ALICE
 from tests.pki.ocsp_requests import request
@@ -35,7 +36,7 @@ DAY = 86_400
 async def rows(d: Desk, authority: str = "issuing") -> list[tuple[str, int]]:
     found = await d.c.store.read(
         lambda tx: tx.all(
-            "SELECT key_id, not_after FROM ocsp_responders WHERE authority = ? ORDER BY created", (authority,)
+            "SELECT key_id, not_after FROM delegates WHERE authority = ? ORDER BY created", (authority,)
         )
     )
     return [(row[0], row[1]) for row in found]
@@ -54,7 +55,7 @@ def test_a_responders_certificate_is_what_rfc_6960_asks(store: Store, clock: Man
             for name in ("issuing", "root"):
                 ca = x509.load_der_x509_certificate(d.issuer(name).certificate)
                 ((key_id, _),) = await rows(d, name)
-                found = await store.read(partial(ocsp.newest, authority=name, generation=1))
+                found = await store.read(partial(delegates.newest, authority=name, generation=1, purpose="ocsp"))
                 assert found is not None
                 certificate = x509.load_der_x509_certificate(found[0].certificate)
                 certificate.verify_directly_issued_by(ca)
@@ -90,7 +91,7 @@ def test_a_responders_key_is_of_the_kind_that_the_authority_says(
             row = await d.issue()
             await d.set(ocsp_key=kind)
             body = (await d.raw(request(d.ids([row.serial])))).body
-            found = await store.read(lambda tx: ocsp.newest(tx, "issuing", 1))
+            found = await store.read(lambda tx: delegates.newest(tx, "issuing", 1, "ocsp"))
             assert found is not None
             facts = parse_certificate(found[0].certificate)
             public = facts_of(facts.spki)
@@ -110,7 +111,7 @@ def test_another_kind_of_key_is_taken_when_the_responder_is_revoked(store: Store
             await d.responder.keep()
             await d.set(ocsp_key="P-384")
             await d.responder.keep()
-            before = await store.read(lambda tx: ocsp.newest(tx, "issuing", 1))
+            before = await store.read(lambda tx: delegates.newest(tx, "issuing", 1, "ocsp"))
             assert before is not None
             serial = parse_certificate(before[0].certificate).serial
             row = await store.read(lambda tx: certificates.by_serial(tx, "issuing", serial))
@@ -118,7 +119,7 @@ def test_another_kind_of_key_is_taken_when_the_responder_is_revoked(store: Store
             clock.advance(1)
             await d.c.revoker.revoke(row.id, 5, ALICE)
             await d.responder.keep()
-            after = await store.read(lambda tx: ocsp.newest(tx, "issuing", 1))
+            after = await store.read(lambda tx: delegates.newest(tx, "issuing", 1, "ocsp"))
             assert after is not None
             kinds = [facts_of(parse_certificate(one[0].certificate).spki).key_type for one in (before, after)]
             assert kinds == ["P-256", "P-384"]
@@ -145,7 +146,7 @@ def test_a_responder_is_renewed_at_half_of_its_life_and_kept_until_it_ends(
             assert later == clock.now() + LIFE
             answer = await d.ask(row.serial, nonce=b"1")
             assert answer.certificate is not None
-            newest = await store.read(lambda tx: ocsp.newest(tx, "issuing", 1))
+            newest = await store.read(lambda tx: delegates.newest(tx, "issuing", 1, "ocsp"))
             assert newest is not None
             assert answer.certificate.public_bytes(Encoding.DER) == newest[0].certificate
             # The old one's row in the inventory says what came after it: nobody waits for a successor.
@@ -315,11 +316,12 @@ def test_a_process_killed_in_mid_renewal_leaves_everything_as_it_was(
 
 def test_a_responder_is_called_after_its_ca_within_the_cas_own_subtree() -> None:
     assert (
-        format_name(_subject(parse_name("CN=Issuing 7,O=Example,C=DE"))) == "CN=Issuing 7 OCSP,O=Example,C=DE"
+        format_name(_subject(parse_name("CN=Issuing 7,O=Example,C=DE"), "OCSP"))
+        == "CN=Issuing 7 OCSP,O=Example,C=DE"
     )
-    long = _subject(parse_name(f"CN={'x' * 64}"))
+    long = _subject(parse_name(f"CN={'x' * 64}"), "OCSP")
     assert len(long.attributes[0][1]) == 64
-    assert format_name(_subject(parse_name("O=Example"))) == "CN=CA OCSP,O=Example"
+    assert format_name(_subject(parse_name("O=Example"), "OCSP")) == "CN=CA OCSP,O=Example"
 
 
 def test_a_responders_key_is_made_in_the_token_of_the_cas_key() -> None:

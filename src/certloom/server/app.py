@@ -160,6 +160,7 @@ class Application:
         every(60, "roots", self._write_roots)
         every(60, "OCSP responders", rooms.ocsp.keep)
         every(10, "OCSP answers", rooms.ocsp.renew)
+        every(60, "registration authorities", rooms.registration.keep_all)
         every(60, "approvals", rooms.approvals.expire)
         every(60, "server keys", rooms.server_keys.wipe_expired)
         retention = Retention(rooms.store, rooms.clock, rooms.settings.retention)

@@ -20,6 +20,7 @@ from certloom.authorities.conversion import enter_ca_certificates, hand_over_key
 from certloom.authorities.ct import CTLogs
 from certloom.authorities.lint import Linter
 from certloom.authorities.local import URLs
+from certloom.authorities.registration import RegistrationAuthorities
 from certloom.authorities.registry import Authorities, UnknownKey
 from certloom.clock import Clock
 from certloom.enrollment.approvals import Approvals
@@ -75,6 +76,7 @@ class Rooms:
     approvals: Approvals
     server_keys: ServerKeys
     revoker: Revoker
+    registration: RegistrationAuthorities
     compromise: Compromise
     crls: CRLPublisher
     ocsp: OCSPResponder
@@ -194,6 +196,9 @@ async def open_rooms(
             enrollment=enrollment,
             approvals=Approvals(store, clock, enrollment),
             revoker=revoker,
+            registration=RegistrationAuthorities(
+                store, clock, signing, node, lambda: authorities.local, authorities.generations
+            ),
             compromise=Compromise(clock, revoker, runner),
             crls=CRLPublisher(store, clock, runner, lambda: dict(authorities.local), CRL_JOB),
             ocsp=OCSPResponder(

@@ -28,7 +28,7 @@ from certloom.status.ocsp_lookup import Found
 from certloom.status.ocsp_reading import Readings
 from certloom.status.ocsp_responders import Responders
 from certloom.status.ocsp_signing import Batches
-from certloom.status.ocsp_sources import Source, Sources, cert_ids, knows_hash, read_sources
+from certloom.status.ocsp_sources import Source, Sources, cert_ids, key_hash, knows_hash, read_sources
 from certloom.store import ocsp as statements
 from certloom.store.authorities import StoredGeneration
 from certloom.store.base import Store, StoreError
@@ -298,7 +298,7 @@ class OCSPResponder:
         if next_update <= now:
             raise AuthorityError("expired", "the OCSP responder's certificate ends now")
         tbs = ocsp.tbs_response(
-            responder.key_hash,
+            key_hash(responder.spki),
             now,
             tuple(written),
             nonce=nonce,

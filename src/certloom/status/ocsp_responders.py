@@ -1,43 +1,14 @@
 """Delegated OCSP responders (RFC 6960 section 4.2.2.2): of each generation a key and a certificate.
 
 The certificate is signed by the very key of the generation that it answers for, says OCSPSigning, and need
-not be asked about itself (id-pkix-ocsp-nocheck): it is made anew when half of its life is over. Of several
-nodes that do so at once one is recorded, and the others use that one. A responder is kept until its
-certificate has ended, and no answer outlives the certificate of who signed it.
+not be asked about itself (id-pkix-ocsp-nocheck). No answer outlives the certificate of who signed it.
 """
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
-from functools import partial
-
-import msgspec
-import structlog
-
-from certloom.audit import SYSTEM, record
-from certloom.authorities.base import AuthorityError
-from certloom.authorities.local import crl_shard
-from certloom.authorities.serials import new_serial
-from certloom.clock import Clock
-from certloom.pki.certificates import parse_certificate, recheck
-from certloom.pki.keys import facts_of, public_key
-from certloom.pki.names import COMMON_NAME, Name
+from certloom.authorities.delegates import Delegates, Mandate
 from certloom.pki.ocsp import NO_CHECK, OCSP_SIGNING
-from certloom.pki.signatures import algorithm_for
-from certloom.pki.template import CertificateTemplate
-from certloom.signing import Signing, SigningError
-from certloom.status.ocsp_sources import Source, public_key_bits
-from certloom.store import authorities as authority_statements
-from certloom.store import certificates as certificate_statements
-from certloom.store import ocsp as statements
-from certloom.store.authorities import StoredKey
-from certloom.store.base import Conflict, Store, StoreError, Tx
-from certloom.store.certificates import StoredCertificate
-from certloom.store.ids import new_id
-from certloom.store.ocsp import StoredResponder
-
-_log = structlog.get_logger(__name__)
+from certloom.status.ocsp_sources import Source
 
 PROFILE = "ocsp"
 """What rows of responders' certificates have in the place of a profile; its version is 0."""
@@ -46,306 +17,24 @@ LIFE = 14 * _DAY
 """Seconds that a responder's certificate is good for; longer where answers are good for long."""
 RENEWED_BY = LIFE // 4
 """Seconds before its end by which a responder's certificate has been renewed, unless something is wrong."""
-_BACKDATE = 3600
-_KEEP_AFTER = _DAY
-_MAX_COMMON_NAME = 64
-_SOFTWARE, _TOKEN = "ocsp:", "ocsp-token:"
-
-_Stored = tuple[StoredResponder, StoredKey]
 
 
-class Responder(msgspec.Struct, frozen=True):
-    """Who signs the answers for one generation."""
-
-    key_id: str
-    certificate: bytes
-    """DER."""
-    key_hash: bytes
-    """SHA-1 of its public key (RFC 6960 section 4.2.1, ResponderID byKey)."""
-    algorithm: bytes
-    """DER AlgorithmIdentifier of its signatures."""
-    not_after: int
-    """Unix seconds, inclusive."""
-    renew_from: int
-    serial: bytes
-
-
-def life(source: Source) -> int:
-    """For how long a new responder's certificate is good: in half of it an answer still fits."""
-    return max(LIFE, 3 * source.options.ocsp_seconds)
-
-
-class Responders:
+class Responders(Delegates[Source]):
     """Makes, renews and finds them."""
 
-    def __init__(self, store: Store, clock: Clock, signing: Signing, node: str) -> None:
-        self._store = store
-        self._clock = clock
-        self._signing = signing
-        self._node = node
-        self._found: dict[tuple[str, int], Responder] = {}
-        self._making: dict[tuple[str, int], asyncio.Task[Responder]] = {}
-
-    async def get(self, source: Source) -> Responder:
-        """The one that counts, made if there is none that is good.
-
-        Raises ``SigningError``, ``AuthorityError`` or ``StoreError``.
-        """
-        found = self._found.get((source.authority, source.generation))
-        if found is not None and found.not_after > self._clock.now():
-            return found
-        return await self._renewed(source)
-
-    async def keep(self, source: Source) -> bool:
-        """See to it that there is a good one, and learn of what other nodes did.
-
-        Answers whether the one used so far has been revoked, so that nothing it signed is to be shown. Raises
-        as ``get`` does.
-        """
-        newest, revoked, _ = await self._read(source)
-        if newest is None or newest.renew_from <= self._clock.now():
-            try:
-                await self._renewed(source)
-            except (SigningError, AuthorityError, StoreError):
-                if newest is None:
-                    raise
-                # Half of its life is left to try again in.
-                _log.warning("ocsp.not_renewed", authority=source.authority, exc_info=True)
-        return revoked
-
-    async def _read(self, source: Source) -> tuple[Responder | None, bool, _Stored | None]:
-        """The newest, unless its certificate was revoked; whether that is so; and what is stored of it."""
-
-        def unit(tx: Tx) -> tuple[_Stored | None, bool]:
-            found = statements.newest(tx, source.authority, source.generation)
-            if found is None:
-                return None, False
-            serial = parse_certificate(found[0].certificate).serial
-            standing = statements.standing(tx, source.authority, serial)
-            return found, standing is not None and standing.revoked is not None
-
-        found, revoked = await self._store.read(unit)
-        place = (source.authority, source.generation)
-        if found is None or revoked:
-            self._found.pop(place, None)
-            return None, revoked, found
-        responder = _responder(*found)
-        self._signing.know(found[1].id, found[1].sealed)
-        self._found[place] = responder
-        return responder, False, found
-
-    async def _renewed(self, source: Source) -> Responder:
-        place = (source.authority, source.generation)
-        task = self._making.get(place)
-        if task is None:
-            task = self._making[place] = asyncio.create_task(self._renew(source))
-            task.add_done_callback(lambda done: self._made(place, done))
-        return await asyncio.shield(task)
-
-    def _made(self, place: tuple[str, int], task: asyncio.Task[Responder]) -> None:
-        self._making.pop(place, None)
-        if not task.cancelled():
-            task.exception()  # whoever awaits it is told
-
-    async def _renew(self, source: Source) -> Responder:
-        """The newest, if it is good; else a new one."""
-        for _ in range(3):
-            # In one read: a responder that was recorded since must not be taken for the one to be renewed.
-            newest, revoked, old = await self._read(source)
-            if newest is not None and newest.renew_from > self._clock.now():
-                return newest
-            try:
-                return await self._make(source, old, reuse=not revoked)
-            except Conflict:
-                continue  # another node was faster
-        raise StoreError(f"no OCSP responder could be recorded for {source.authority}")
-
-    # -- making one --------------------------------------------------------------------------------------
-
-    async def _make(self, source: Source, old: _Stored | None, *, reuse: bool) -> Responder:
-        now = self._clock.now()
-        in_token = source.options.ocsp_key == "token" and bool(source.token)
-        key = None if old is None else old[1]
-        if not (reuse and in_token and key is not None and key.purpose.startswith(_TOKEN)):
-            key = await self._generate(source, in_token, now)
-        else:
-            # A token's key is used again: it cannot have been copied, and tokens do not hold many. Using it
-            # now tells the signer of it, which certifies responders with keys that it knows only.
-            await self._signing.sign(key.id, [b"ocsp"])
-        serial = new_serial()
-        await self._store.write(
-            lambda tx: authority_statements.reserve_serials(
-                tx, source.authority, (serial,), self._node, self._clock.now()
-            )
-        )
-        try:
-            certificate = await self._certificate(source, key.spki, serial, now)
-            stored = StoredResponder(
-                source.authority,
-                source.generation,
-                key.id,
-                certificate,
-                parse_certificate(certificate).not_after,
-                now,
-            )
-            after = None if old is None else (old[0].key_id, old[0].not_after)
-            await self._store.write(partial(self._record, source=source, new=stored, key=key, after=after))
-        except BaseException:
-            await self._store.write(lambda tx: authority_statements.burn_serial(tx, source.authority, serial))
-            raise
-        responder = _responder(stored, key)
-        self._found[source.authority, source.generation] = responder
-        _log.info("ocsp.responder", authority=source.authority, generation=source.generation)
-        return responder
-
-    async def _generate(self, source: Source, in_token: bool, now: int) -> StoredKey:
-        id = new_id(self._clock.now_ms())
-        kind = source.options.ocsp_key
-        if kind == "token":
-            kind = source.algorithm or facts_of(source.issuer.spki).key_type  # type: ignore[assignment]
-        made = await self._signing.generate(
-            id, "ocsp", source.authority, kind, _token(source.token) if in_token else None
-        )
-        purpose = _TOKEN if in_token else _SOFTWARE
-        return StoredKey(id, f"{purpose}{source.authority}", made.spki, made.record, now)
-
-    async def _certificate(self, source: Source, spki: bytes, serial: bytes, now: int) -> bytes:
-        issuer = source.issuer
-        above = parse_certificate(source.certificate)
-        template = CertificateTemplate(
-            serial=serial,
-            spki=spki,
-            subject=_subject(above.subject),
-            identifiers=(),
-            not_before=max(now - _BACKDATE, above.not_before),
-            not_after=min(now + life(source), above.not_after),
-            key_usage=("digitalSignature",),
-            extended_key_usage=(OCSP_SIGNING,),
-            extensions=(NO_CHECK,),
-        )
-        if template.not_after <= now:
-            raise AuthorityError("expired", f"authority {source.authority} has expired")
-        der = await self._signing.certificate(source.key_id, source.certificate, template)
-        if differences := recheck(der, template, issuer):
-            _log.error("authority.misissued", authority=source.authority, what=differences)
-            raise AuthorityError("recheck-failed", "the responder's certificate was not what was decided")
-        return der
-
-    def _record(
-        self,
-        tx: Tx,
-        source: Source,
-        new: StoredResponder,
-        key: StoredKey,
-        after: tuple[str, int] | None,
-    ) -> None:
-        """Raises ``Conflict`` when another responder was recorded meanwhile."""
-        if not statements.lock_generation(tx, new.authority, new.generation):
-            raise AuthorityError("no-generation", "the authority's generation has been retired")
-        newest = statements.newest(tx, new.authority, new.generation)
-        if (None if newest is None else (newest[0].key_id, newest[0].not_after)) != after:
-            raise Conflict("another OCSP responder was recorded meanwhile")
-        facts = parse_certificate(new.certificate)
-        if not authority_statements.consume_serial(tx, new.authority, facts.serial):
-            raise StoreError("the reservation of the responder's serial number is gone")
-        if newest is None or newest[1].id != key.id:
-            authority_statements.insert_key(tx, key)
-        statements.put(tx, new)
-        public = facts.key or facts_of(facts.spki)
-        id = certificate_statements.insert(
-            tx,
-            StoredCertificate(
-                id=0,
-                authority=new.authority,
-                serial=facts.serial,
-                der=new.certificate,
-                spki_sha256=public.spki_sha256,
-                not_before=facts.not_before,
-                not_after=facts.not_after,
-                profile=PROFILE,
-                profile_version=0,
-                requester=SYSTEM.actor,
-                request_id="",
-                crl_shard=crl_shard(facts.serial, source.crl_shards),
-                issued=new.created,
-                key_type=public.key_type,
-                generation=new.generation,
-            ),
-            (),
-        )
-        if newest is not None:
-            before = parse_certificate(newest[0].certificate).serial
-            replaced = certificate_statements.by_serial(tx, new.authority, before)
-            if replaced is not None:
-                certificate_statements.set_replaced_by(tx, replaced.id, id)
-        record(
-            tx,
-            self._clock.now_ms(),
-            "certificate.issued",
-            f"certificate:{id}",
-            SYSTEM,
-            {
-                "authority": new.authority,
-                "generation": new.generation,
-                "serial": facts.serial.hex(),
-                "not_after": facts.not_after,
-                "profile": PROFILE,
-                "profile_version": 0,
-            },
-        )
-
-    async def forget_expired(self) -> int:
-        """Delete responders whose certificates ended a day ago, and their keys; answers how many."""
-        before = self._clock.now() - _KEEP_AFTER
-
-        def unit(tx: Tx) -> int:
-            done = 0
-            for responder in statements.expired(tx, before, 100):
-                if statements.delete(tx, responder):
-                    done += 1
-                    record(
-                        tx,
-                        self._clock.now_ms(),
-                        "ocsp_responder.deleted",
-                        f"authority:{responder.authority}",
-                        SYSTEM,
-                        {"generation": responder.generation, "key": responder.key_id},
-                    )
-            return done
-
-        if not await self._store.read(lambda tx: statements.expired(tx, before, 1)):
-            return 0
-        return await self._store.write(unit)
-
-
-def _responder(stored: StoredResponder, key: StoredKey) -> Responder:
-    facts = parse_certificate(stored.certificate)
-    bits = public_key_bits(key.spki)
-    return Responder(
-        key_id=stored.key_id,
-        certificate=stored.certificate,
-        key_hash=hashlib.sha1(bits, usedforsecurity=False).digest(),
-        algorithm=algorithm_for(public_key(facts_of(key.spki))),
-        not_after=stored.not_after,
-        renew_from=(stored.created + stored.not_after) // 2,
-        serial=facts.serial,
+    mandate = Mandate(
+        purpose="ocsp",
+        signing="ocsp",
+        profile=PROFILE,
+        called="OCSP",
+        thing="ocsp_responder",
+        extended_key_usage=(OCSP_SIGNING,),
+        extensions=(NO_CHECK,),
     )
 
+    def life(self, source: Source) -> int:
+        """In half of it an answer still fits."""
+        return max(LIFE, 3 * source.options.ocsp_seconds)
 
-def _subject(ca: Name) -> Name:
-    """The CA's own name with another common name: within whatever subtree the CA is constrained to."""
-    called = next(iter(ca.values(COMMON_NAME)), "CA")
-    others = tuple(a for a in ca.attributes if a[0] != COMMON_NAME)
-    common_name = f"{called[: _MAX_COMMON_NAME - 5]} OCSP"
-    return Name((*others, (COMMON_NAME, common_name)))
-
-
-_KEY_ATTRIBUTES = ("object", "id", "type")
-
-
-def _token(uri: str) -> str:
-    """The token of a key's PKCS#11 URI (RFC 7512), without what names the key itself."""
-    scheme, _, rest = uri.partition(":")
-    path, mark, query = rest.partition("?")
-    kept = [a for a in path.split(";") if a.partition("=")[0] not in _KEY_ATTRIBUTES]
-    return f"{scheme}:{';'.join(kept)}{mark}{query}"
+    def key_kind(self, source: Source) -> str:
+        return source.options.ocsp_key

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 
-import msgspec
-
+from certloom.authorities.delegates import Delegator
 from certloom.authorities.generations import RETIRED, body_of
 from certloom.authorities.local import LocalAuthority, LocalBody
 from certloom.pki import der, ocsp
-from certloom.pki.certificates import issuer_facts, parse_certificate
+from certloom.pki.certificates import parse_certificate
 from certloom.pki.ocsp import CertID
 from certloom.pki.template import IssuerFacts
 from certloom.store.authorities import StoredGeneration
@@ -24,28 +24,13 @@ _HASHES: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-class Source(msgspec.Struct, frozen=True):
+class Source(Delegator, frozen=True, kw_only=True):
     """One generation of an authority: its certificates are answered for."""
 
-    authority: str
-    generation: int
-    certificate: bytes
-    """DER, the CA's."""
-    key_id: str
-    crl_shards: int
     options: LocalBody
     created: int
-    algorithm: str
-    """The kind of the CA's key."""
-    token: str
-    """The PKCS#11 URI of the CA's key; empty for one in software."""
     cas: frozenset[bytes]
     """Serials of CA certificates here that it issued, whether or not they are in the inventory."""
-
-    @property
-    def issuer(self) -> IssuerFacts:
-        """What its certificate says."""
-        return issuer_facts(self.certificate)
 
 
 def read_sources(
@@ -119,6 +104,12 @@ def public_key_bits(spki: bytes) -> bytes:
     reader = der.whole(spki)
     reader.enter()
     return reader.bit_string()
+
+
+@lru_cache(maxsize=256)
+def key_hash(spki: bytes) -> bytes:
+    """SHA-1 of a public key: ResponderID byKey (RFC 6960 section 4.2.1)."""
+    return hashlib.sha1(public_key_bits(spki), usedforsecurity=False).digest()
 
 
 def cert_ids(source: Source, serial: bytes) -> list[bytes]:

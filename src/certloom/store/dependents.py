@@ -74,7 +74,8 @@ def status_kept(tx: Tx, authority: str, generation: int, now: int) -> tuple[int,
         (authority, generation, now),
     )
     responders = tx.one(
-        "SELECT count(*) FROM ocsp_responders WHERE authority = ? AND generation = ? AND not_after >= ?",
+        "SELECT count(*) FROM delegates WHERE purpose = 'ocsp' AND authority = ?"
+        " AND generation = ? AND not_after >= ?",
         (authority, generation, now),
     )
     assert crls is not None

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import msgspec
 
-from certloom.store import events, forwarding, ocsp
+from certloom.store import delegates, events, forwarding
 from certloom.store.base import Tx
 
 DAY = 86_400
@@ -72,7 +72,7 @@ def read(tx: Tx, now: int) -> Standing:
                 "SELECT authority, min(this_update), min(next_update) FROM crls GROUP BY authority"
             )
         ),
-        responders=tuple(ocsp.soonest(tx)),
+        responders=tuple(delegates.soonest(tx, "ocsp")),
         head=sequence,
         head_at_ms=events.at_of(tx, sequence) or 0,
         unlinked=_count(

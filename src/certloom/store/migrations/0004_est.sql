@@ -8,17 +8,9 @@ CREATE TABLE trust_anchors (
     changed INTEGER NOT NULL
 ) STRICT;
 
--- Registration authorities: who signs (and decrypts) protocol messages in an authority's name. The newest of each purpose
--- counts; their keys are with the signer.
-CREATE TABLE ra_certificates (
-    authority TEXT NOT NULL,
-    purpose TEXT NOT NULL,
-    key_id TEXT NOT NULL,
-    certificate BLOB NOT NULL,
-    not_after INTEGER NOT NULL,
-    created INTEGER NOT NULL,
-    PRIMARY KEY (authority, purpose, key_id)
-) STRICT;
+-- Not only OCSP responders sign in an authority's name: also who signs the messages of protocols.
+ALTER TABLE ocsp_responders RENAME TO delegates;
+ALTER TABLE delegates ADD COLUMN purpose TEXT NOT NULL DEFAULT 'ocsp';
 
 -- What a client asked for and may ask for again: by a hash of channel, requester, operation, public key, subject and names.
 CREATE TABLE est_transactions (
