@@ -110,6 +110,7 @@ class Application:
                 credentials=rooms.credentials,
                 server_keys=rooms.server_keys,
                 revoker=rooms.revoker,
+                registration=rooms.registration,
                 failures=Limit("failures", rooms.settings.api.failures_per_minute, rooms.clock),
             )
         )

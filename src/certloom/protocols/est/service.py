@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import structlog
 
+from certloom.authorities.registration import RegistrationAuthorities
 from certloom.clock import Clock
 from certloom.enrollment.books import Books, UnknownName
 from certloom.enrollment.pipeline import Enrollment
@@ -15,6 +16,7 @@ from certloom.policy.channels import ESTChannel
 from certloom.policy.profiles import Profile
 from certloom.protocols.est.authentication import Authenticated, Authenticator, Peer
 from certloom.protocols.est.problems import ESTProblem, retry_after
+from certloom.protocols.est.signing import MessageSigner
 from certloom.protocols.est.transactions import Transactions
 from certloom.store.base import Store
 
@@ -34,6 +36,7 @@ class ESTService:
         credentials: Credentials,
         server_keys: ServerKeys,
         revoker: Revoker,
+        registration: RegistrationAuthorities,
         failures: Limit,
     ) -> None:
         self.store = store
@@ -42,6 +45,7 @@ class ESTService:
         self.credentials = credentials
         self.server_keys = server_keys
         self.revoker = revoker
+        self.signer = MessageSigner(clock, registration)
         self.transactions = Transactions(store, clock, enrollment, credentials)
         self._authenticator = Authenticator(store, clock, books, credentials)
         self._failures = failures
