@@ -16,6 +16,7 @@ from certloom.api.problems import INVALID, Problem
 from certloom.api.services import Services
 from certloom.audit import Origin, record
 from certloom.authorities.certifying import PROFILE as CA_PROFILE
+from certloom.authorities.registration import PROFILE as RA_PROFILE
 from certloom.policy.channels import EST_OPERATIONS, ACMEChannel, Channel, ESTChannel, protocol_of
 from certloom.policy.profiles import Profile, ProfileError, encode_profile, parse_profile
 from certloom.status.ocsp_responders import PROFILE as OCSP_PROFILE
@@ -46,7 +47,11 @@ def invalid(what: str, path: str) -> Problem:
 # -- profiles --------------------------------------------------------------------------------------------
 
 
-_TAKEN = {CA_PROFILE: "CA certificates", OCSP_PROFILE: "OCSP responders' certificates"}
+_TAKEN = {
+    CA_PROFILE: "CA certificates",
+    OCSP_PROFILE: "OCSP responders' certificates",
+    RA_PROFILE: "registration authorities' certificates",
+}
 
 
 def read_profile(table: dict[str, Any], path: str = "$") -> Profile:
