@@ -43,6 +43,7 @@ KindName = Literal[
     "est-password",
     "est-token",
     "est-key",
+    "cmc-secret",
     "scep-challenge",
     "cmp-secret",
     "api-token",

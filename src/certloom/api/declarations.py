@@ -45,7 +45,7 @@ class DeclaredCredential(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     """A credential of an id that its operator chose; its secret is made here and shown once."""
 
     id: Name
-    kind: Literal["acme-eab", "est-password", "est-token", "est-key"] = "acme-eab"
+    kind: Literal["acme-eab", "est-password", "est-token", "est-key", "cmc-secret"] = "acme-eab"
     channel: str
     names: tuple[str, ...] = ()
     """Name patterns it may be used for."""

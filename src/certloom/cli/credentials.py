@@ -27,6 +27,7 @@ class Kind(StrEnum):
     EST_USER = "est-password"
     EST = "est-token"
     EST_KEY = "est-key"
+    CMC = "cmc-secret"
     SCEP = "scep-challenge"
     CMP = "cmp-secret"
     API = "api-token"

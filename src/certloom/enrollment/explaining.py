@@ -7,7 +7,7 @@ import msgspec
 from certloom.enrollment.asks import facts_again, recall
 from certloom.enrollment.books import Books
 from certloom.pki.certificates import parse_certificate
-from certloom.pki.csr import parse_csr
+from certloom.pki.csr import CSRError, parse_csr
 from certloom.pki.identifiers import Identifier
 from certloom.pki.keys import PublicKeyFacts, facts_of
 from certloom.pki.names import Name
@@ -45,8 +45,7 @@ def explain_request(tx: Tx, books: Books, request: EnrolmentRequest, now: int) -
     if asked.spki:
         key = facts_of(asked.spki)
     elif request.csr:
-        csr = parse_csr(request.csr)
-        key, subject = csr.key, csr.subject
+        key, subject = _of_csr(request.csr)
     else:
         stored = certificate_statements.get(tx, request.certificate_id or 0)
         key = facts_of(parse_certificate(stored.der).spki) if stored is not None else _unknown()
@@ -82,6 +81,16 @@ def explain_supposed(tx: Tx, books: Books, supposed: Supposed, now: int) -> Expl
         history=history.of_names(tx, supposed.identifiers, now) if books.rules.needs_history else None,
     )
     return explain(decide(profile, version, told, books.rules), profile.name, version)
+
+
+def _of_csr(der: bytes) -> tuple[PublicKeyFacts, Name]:
+    """What a request was for; of one that is no PKCS #10 (CRMF) this is kept where it must be decided
+    again."""
+    try:
+        csr = parse_csr(der, verify=False)
+    except CSRError:
+        return _unknown(), Name()
+    return csr.key, csr.subject
 
 
 def _unknown() -> PublicKeyFacts:

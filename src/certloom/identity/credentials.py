@@ -245,17 +245,18 @@ class Credentials:
         return self._presentable(found, kind, channel, spent=spent)
 
     def mac_keys(
-        self, tx: Tx, kind: str, channel: str, id: str
+        self, tx: Tx, kind: str, channel: str, id: str, *, spent: bool = False
     ) -> tuple[PresentedCredential, tuple[bytes, ...]] | None:
         """A credential of this kind by its id (EAB key id, CMP reference value), if it may be used on this
         channel now, and the keys a MAC may be made with: its own, and one before a rotation while it is good.
 
-        The caller has yet to verify the MAC before it believes anything. Nothing is spent.
+        The caller has yet to verify the MAC before it believes anything. Nothing is spent. With ``spent``
+        also one without uses left, as in ``present_secret``.
         """
         found = statements.get(tx, id)
         if found is None or found.secret_sealed is None:
             return None
-        presented = self._presentable(found, kind, channel)
+        presented = self._presentable(found, kind, channel, spent=spent)
         return None if presented is None else (presented, self._open(found))
 
     def _open(self, found: StoredCredential) -> tuple[bytes, ...]:

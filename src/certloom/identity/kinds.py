@@ -14,6 +14,7 @@ EAB = "acme-eab"
 EST_PASSWORD = "est-password"  # noqa: S105 - the name of a kind, not a secret
 EST_TOKEN = "est-token"  # noqa: S105 - the name of a kind, not a secret
 EST_KEY = "est-key"
+CMC_SECRET = "cmc-secret"  # noqa: S105 - the name of a kind, not a secret
 SCEP_CHALLENGE = "scep-challenge"
 CMP_SECRET = "cmp-secret"  # noqa: S105 - the name of a kind, not a secret
 
@@ -67,6 +68,7 @@ KINDS: dict[str, Kind] = {
         Kind(EST_PASSWORD, "est", _password),
         Kind(EST_TOKEN, "est", _password),
         Kind(EST_KEY, "est", _wrapping_key, sealed=True),
+        Kind(CMC_SECRET, "est", _password, sealed=True),
         Kind(SCEP_CHALLENGE, "scep", _challenge),
         Kind(CMP_SECRET, "cmp", _password, sealed=True),
         Kind(API_TOKEN, None, _token),

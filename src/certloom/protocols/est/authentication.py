@@ -81,8 +81,18 @@ class Authenticator:
         self._books = books
         self._credentials = credentials
 
-    async def authenticate(self, channel: ESTChannel, peer: Peer, *, renewal: bool) -> Authenticated:
-        """Who this is, by any of the channel's ways; ``renewal``: an expired certificate may do."""
+    async def authenticate(
+        self,
+        channel: ESTChannel,
+        peer: Peer,
+        *,
+        renewal: bool,
+        proven: PresentedCredential | None = None,
+    ) -> Authenticated:
+        """Who this is, by any of the channel's ways; ``renewal``: an expired certificate may do.
+
+        ``proven``: a credential that the client has shown to hold otherwise than by sending it.
+        """
         accept = channel.accept
         takes_secret = "credential" in accept or "both" in accept
         takes_certificate = "certificate" in accept or "both" in accept
@@ -106,9 +116,10 @@ class Authenticator:
             key = stored.spki_sha256 if stored is not None else _spki_sha256(facts)
             return credential, stored, certificate_statements.is_blocked(tx, key)
 
-        if secret is None and facts is None:
+        if secret is None and facts is None and proven is None:
             raise self._refusal(channel, complaint, secret_given=False)
         credential, stored, blocked = await self._store.read(look)
+        credential = proven if proven is not None and takes_secret else credential
         if facts is not None:
             try:
                 certificate = self._held(channel, facts, stored, blocked, peer.chain, renewal=renewal)

@@ -14,7 +14,7 @@ import structlog
 from certloom.enrollment.books import UnknownName
 from certloom.pki.containers import certs_only
 from certloom.policy.channels import EST_OPERATIONS, ESTChannel
-from certloom.protocols.est import enrolling, messages, server_keygen
+from certloom.protocols.est import cmc, enrolling, messages, server_keygen
 from certloom.protocols.est.authentication import Peer
 from certloom.protocols.est.ca_certificates import ca_certificates
 from certloom.protocols.est.csr_attributes import csr_attributes
@@ -37,6 +37,7 @@ _log = structlog.get_logger("certloom.est")
 _POST: dict[str, tuple[Operation, bytes]] = {
     "simpleenroll": (enrolling.simple_enroll, messages.PKCS10),
     "simplereenroll": (enrolling.simple_reenroll, messages.PKCS10),
+    "fullcmc": (cmc.full_cmc, messages.PKCS7),
     "serverkeygen": (server_keygen.server_keygen, messages.PKCS10),
 }
 """What is asked for with a body, and the body's media type."""

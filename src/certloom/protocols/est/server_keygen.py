@@ -171,9 +171,7 @@ def _certified_key(who: Authenticated, identifier: bytes | None) -> Recipient:
     """The key in the client's TLS certificate, if the request names that, or none."""
     held = who.certificate
     if held is None:
-        raise ESTProblem(
-            400, "keys leave encrypted: to a client certificate, or a key that is named"
-        )
+        raise ESTProblem(400, "keys leave encrypted: to a client certificate, or a key that is named")
     if identifier is not None and identifier not in _names_of(held.facts):
         raise ESTProblem(400, "the request names another key to encrypt to than the client certificate's")
     try:
@@ -182,9 +180,7 @@ def _certified_key(who: Authenticated, identifier: bytes | None) -> Recipient:
         raise ESTProblem(400, f"nothing can be encrypted to the client certificate: {error}") from None
     needed = "keyEncipherment" if isinstance(recipient, envelopes.KeyTransport) else "keyAgreement"
     if held.facts.key_usage and needed not in held.facts.key_usage:
-        raise ESTProblem(
-            400, f"the client certificate cannot be encrypted to: key usage lacks {needed}"
-        )
+        raise ESTProblem(400, f"the client certificate cannot be encrypted to: key usage lacks {needed}")
     return recipient
 
 

@@ -10,7 +10,7 @@ from certloom.enrollment.books import Books, UnknownName
 from certloom.enrollment.pipeline import Enrollment
 from certloom.enrollment.revoke import Revoker
 from certloom.enrollment.server_keys import ServerKeys
-from certloom.identity.credentials import Credentials
+from certloom.identity.credentials import Credentials, PresentedCredential
 from certloom.identity.ratelimit import Limit
 from certloom.policy.channels import ESTChannel
 from certloom.policy.profiles import Profile
@@ -50,16 +50,34 @@ class ESTService:
         self._authenticator = Authenticator(store, clock, books, credentials)
         self._failures = failures
 
-    async def authenticate(self, channel: ESTChannel, peer: Peer, *, renewal: bool = False) -> Authenticated:
+    async def authenticate(
+        self,
+        channel: ESTChannel,
+        peer: Peer,
+        *,
+        renewal: bool = False,
+        proven: PresentedCredential | None = None,
+    ) -> Authenticated:
         """Who this is. Raises ``ESTProblem``: 401, 403, or 429 for an address that tried too often."""
         if peer.authorization is not None and not (quota := self._failures.look(peer.address)).allowed:
             raise ESTProblem(429, "too many failed attempts from this address", retry_after(quota.reset))
         try:
-            return await self._authenticator.authenticate(channel, peer, renewal=renewal)
+            return await self._authenticator.authenticate(channel, peer, renewal=renewal, proven=proven)
         except ESTProblem as problem:
             if problem.counted:
-                self._failures.take(peer.address)
+                self.count_failure(peer)
             raise
+
+    def count_failure(self, peer: Peer) -> None:
+        """Somebody at this address tried a secret that is not good."""
+        self._failures.take(peer.address)
+
+    def chain(self, authority: str) -> tuple[bytes, ...]:
+        """DER of the CA certificates above what an authority issues, without the root."""
+        try:
+            return self.books.authority(authority).chains()[0]
+        except UnknownName:
+            return ()
 
     def profile(self, channel: ESTChannel) -> Profile:
         """What the channel issues by. Raises ``ESTProblem``."""
