@@ -92,6 +92,8 @@ class _Draft(msgspec.Struct):
     responses: list[bytes] = []
     """Of a batch: complete messages."""
     echoed: list[Control] = []
+    lent: bool = False
+    """Whether its sender is known only as somebody whom a registration authority vouches for."""
 
     def failed(self, error: CMCError) -> None:
         self.statuses.append(
@@ -140,7 +142,14 @@ async def _process(
     except CMCError as error:
         draft.failed(error)
         return draft
-    await _process_parts(service, call, data, who, draft, depth)
+    # Whom a registration authority vouches for may have what is asked for, but is nobody who could do more.
+    draft.lent = who is outer
+    try:
+        vouched = _vouched_for(data, who, draft)
+    except CMCError as error:
+        draft.failed(error)
+        return draft
+    await _process_parts(service, call, data, who, draft, vouched, depth)
     return draft
 
 
@@ -175,19 +184,38 @@ def _echo(draft: _Draft, data: PKIData) -> None:
             draft.echoed.append(RecipientNonce(tagged.control.value))
 
 
-async def _process_parts(
-    service: ESTService, call: Call, data: PKIData, who: Authenticated, draft: _Draft, depth: int
-) -> None:
-    is_ra = who.certificate is not None and who.certificate.is_ra
-    vouched: set[int] = set()
+def _is_ra(who: Authenticated, draft: _Draft) -> bool:
+    return who.certificate is not None and who.certificate.is_ra and not draft.lent
+
+
+def _vouched_for(data: PKIData, who: Authenticated, draft: _Draft) -> set[int]:
+    """The requests whose senders a registration authority has seen to have their keys (section 6.8).
+
+    Raises ``CMCError`` where anybody else says so.
+    """
+    found: set[int] = set()
     for tagged in data.controls:
         if isinstance(tagged.control, LraPOPWitness):
-            if not is_ra:
-                error = "only a registration authority vouches for possession (RFC 5272 section 6.8)"
-                return draft.failed(
-                    CMCError("bad-request", error, CMCFailInfo.popFailed, (tagged.body_part_id,))
+            if not _is_ra(who, draft):
+                raise CMCError(
+                    "bad-request",
+                    "only a registration authority vouches for possession (RFC 5272 section 6.8)",
+                    CMCFailInfo.popFailed,
+                    (tagged.body_part_id,),
                 )
-            vouched |= set(tagged.control.body_parts)
+            found |= set(tagged.control.body_parts)
+    return found
+
+
+async def _process_parts(
+    service: ESTService,
+    call: Call,
+    data: PKIData,
+    who: Authenticated,
+    draft: _Draft,
+    vouched: set[int],
+    depth: int,
+) -> None:
     done: list[int] = []
     for request in data.requests:
         number = request.body_part_id
@@ -204,6 +232,10 @@ async def _process_parts(
     for tagged in data.controls:
         number, control = tagged.body_part_id, tagged.control
         try:
+            if isinstance(control, RevokeRequest | QueryPending) and draft.lent:
+                raise CMCError(
+                    "bad-identity", "this takes an identity of one's own", CMCFailInfo.badIdentity, (number,)
+                )
             if isinstance(control, RevokeRequest):
                 await revoke(service, call, who, number, control)
                 done.append(number)
@@ -259,7 +291,7 @@ async def _batch(
     depth: int,
 ) -> None:
     """Messages of others, sent by a registration authority (section 6.12). Raises ``CMCError``."""
-    if who.certificate is None or not who.certificate.is_ra:
+    if not _is_ra(who, draft):
         raise CMCError(
             "bad-request",
             "only a registration authority sends requests of others (RFC 6402 section 2.10)",

@@ -19,13 +19,24 @@ from certloom.pki.certificates import CertificateError, key_identifier, parse_ce
 from certloom.pki.cms import CMSError, SignedData, SignerInfo
 from certloom.pki.csr import CSRError, parse_csr
 from certloom.protocols.est.authentication import Authenticated, Peer
-from certloom.protocols.est.cmc_controls import CMCFailInfo, Identification, IdentityProof, IdentityProofV2
+from certloom.protocols.est.cmc_controls import (
+    CMCFailInfo,
+    Identification,
+    IdentityProof,
+    IdentityProofV2,
+    PopLinkRandom,
+    PopLinkWitness,
+    PopLinkWitnessV2,
+)
 from certloom.protocols.est.cmc_messages import (
     CMCError,
     CRMRequest,
     PKIData,
     TCRRequest,
     identity_proof_v2,
+    pop_link_of_crm,
+    pop_link_of_tcr,
+    pop_link_witness_v2,
 )
 from certloom.protocols.est.exchange import Call
 from certloom.protocols.est.problems import ESTProblem
@@ -48,9 +59,10 @@ def verify_sender(signed: SignedData, data: PKIData) -> Sender:
     for signer in signed.signers:
         certificate = cms.find_signer_certificate(signed, signer)
         try:
-            spki = (
-                _requested_key(signer, data) if certificate is None else parse_certificate(certificate).spki
-            )
+            if certificate is not None:
+                spki = parse_certificate(certificate).spki
+            else:
+                spki = _requested_key(signer, data)
             cms.verify_signer(signed, signer, spki)
         except (CMSError, CertificateError) as error:
             raise _unsigned(str(error)) from None
@@ -99,7 +111,8 @@ async def identify(
     """Who asks: by the signer's certificate, by a shared secret, or as HTTP and TLS know them; within a
     batch, the registration authority that vouches for it. Raises ``CMCError`` (badIdentity)."""
     proven = await _proven(service, call, data)
-    if proven is None and _has_proof(data):
+    linked = any(isinstance(tagged.control, PopLinkRandom) for tagged in data.controls)
+    if proven is None and (linked or _has_proof(data)):
         service.count_failure(call.peer)
         raise CMCError("bad-identity", "the proof of identity is not good here", CMCFailInfo.badIdentity)
     peer = call.peer if outer is None else Peer(address=call.peer.address)
@@ -146,15 +159,42 @@ async def _proven(service: ESTService, call: Call, data: PKIData) -> PresentedCr
         lambda tx: service.credentials.mac_keys(tx, CMC_SECRET, call.channel.name, name, spent=True)
     )
     credential, secrets = found or (None, (b"",))
-    good = False
+    hash, mac = proof.hash_algorithm.oid, proof.mac_algorithm.oid
+    good = None
     for secret in secrets:
         # Also for a name that is not known, so that the time does not tell.
-        witness = identity_proof_v2(
-            secret.decode(),
-            proof.hash_algorithm.oid,
-            proof.mac_algorithm.oid,
-            data.req_sequence,
-            identification=name,
-        )
-        good |= hmac.compare_digest(witness, proof.witness)
-    return credential if good else None
+        witness = identity_proof_v2(secret.decode(), hash, mac, data.req_sequence, identification=name)
+        if hmac.compare_digest(witness, proof.witness):
+            good = secret.decode()
+    if credential is None or good is None:
+        return None
+    _check_links(data, good)
+    return credential
+
+
+def _check_links(data: PKIData, secret: str) -> None:
+    """Raise ``CMCError`` (popFailed) unless each request is linked to the shared secret, where the message
+    says that they are (section 6.3)."""
+    random = next((t.control.value for t in data.controls if isinstance(t.control, PopLinkRandom)), None)
+    if random is None:
+        return
+    for request in data.requests:
+        link: PopLinkWitness | PopLinkWitnessV2 | None = None
+        if isinstance(request, TCRRequest):
+            link = pop_link_of_tcr(request)
+        elif isinstance(request, CRMRequest):
+            try:
+                link = pop_link_of_crm(crmf.decode_cert_req_msg(request.der))
+            except crmf.CRMFError as error:
+                raise CMCError("bad-request", str(error), body_parts=(request.body_part_id,)) from None
+        good = False
+        if isinstance(link, PopLinkWitnessV2):
+            witness = pop_link_witness_v2(secret, link.key_algorithm.oid, link.mac_algorithm.oid, random)
+            good = hmac.compare_digest(witness, link.witness)
+        if not good:
+            raise CMCError(
+                "bad-request",
+                "the request is not linked to the shared secret (PopLinkWitnessV2)",
+                CMCFailInfo.popFailed,
+                (request.body_part_id,),
+            )

@@ -1,5 +1,4 @@
-"""The requests within a full PKI request, one by one (RFC 5272 section 3.2.1.2), and revocations (section
-6.11)."""
+"""What a full PKI request asks for, one by one: certificates and revocations (RFC 5272)."""
 
 from __future__ import annotations
 
