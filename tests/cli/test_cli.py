@@ -135,7 +135,7 @@ def test_apply_reads_toml_json_and_standard_input(served: Shell, tmp_path: Path)
     assert "created    channel corp" in planned
     assert "Nothing was changed" in planned
     applied = served("apply", "-f", file)
-    assert "HMAC key, shown once" in applied
+    assert "(acme-eab), shown once" in applied
     assert "unchanged" in served("apply", "-f", "-", text=toml)
     document = {"channels": [{"protocol": "acme", "name": "corp", "profiles": ["tls-server"]}]}
     (tmp_path / "corp.json").write_text(json.dumps(document))

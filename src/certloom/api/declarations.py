@@ -1,4 +1,5 @@
-"""``certloom apply``: profiles, channels, credentials and authorities as one document declares them.
+"""``certloom apply``: profiles, channels, trust anchors, credentials and authorities, as a document
+declares them.
 
 Everything is checked before anything is written, and written in one unit: all or nothing. What a document
 does not mention stays as it is. A profile gets a new version only if it differs from its newest one.
@@ -28,6 +29,7 @@ from certloom.identity import issuing
 from certloom.identity.credentials import CredentialError, Made, Terms
 from certloom.identity.kinds import KINDS
 from certloom.identity.principals import Principal, Thing
+from certloom.policy.anchors import TrustAnchors
 from certloom.policy.channels import Channel, protocol_of
 from certloom.policy.name_rules import PatternError, check_pattern
 from certloom.policy.profiles import Profile
@@ -62,6 +64,7 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     authorities: tuple[DeclaredAuthority, ...] = ()
     profiles: tuple[dict[str, Any], ...] = ()
     rules: tuple[dict[str, Any], ...] = ()
+    trust_anchors: tuple[TrustAnchors, ...] = ()
     channels: tuple[Channel, ...] = ()
     credentials: tuple[DeclaredCredential, ...] = ()
 
@@ -70,6 +73,7 @@ _TABLES: dict[str, Any] = {
     "authorities": DeclaredAuthority,
     "profiles": dict[str, Any],
     "rules": dict[str, Any],
+    "trust_anchors": TrustAnchors,
     "channels": Channel,
     "credentials": DeclaredCredential,
 }
@@ -79,7 +83,8 @@ class Declaration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     """What there shall be."""
 
     document: dict[str, Any]
-    """``authorities``, ``profiles``, ``rules``, ``channels`` and ``credentials``, each a list of tables."""
+    """``authorities``, ``profiles``, ``rules``, ``trust_anchors``, ``channels`` and ``credentials``, each a
+    list of tables."""
     dry_run: bool = False
     """Say what would become of it, and change nothing."""
 
@@ -149,6 +154,7 @@ async def apply(call: Call[None, None, Declaration]) -> Answer:
 def read_document(tree: dict[str, Any]) -> tuple[Document, list[Profile]]:
     """A document, and its profiles. Raises ``Problem`` with all that is wrong, each with its place."""
     findings = Findings()
+    tree = _with_protocols(tree)
     try:
         document = msgspec.convert(tree, Document, strict=False)
     except msgspec.ValidationError as error:
@@ -163,6 +169,15 @@ def read_document(tree: dict[str, Any]) -> tuple[Document, list[Profile]]:
     return document, profiles
 
 
+def _with_protocols(tree: dict[str, Any]) -> dict[str, Any]:
+    """Channels that name no protocol are ACME's, as when there was no other."""
+    channels = tree.get("channels")
+    if not isinstance(channels, list):
+        return tree
+    told = [{"protocol": "acme", **table} if isinstance(table, dict) else table for table in channels]
+    return {**tree, "channels": told}
+
+
 def _read_one_by_one(tree: dict[str, Any], findings: Findings) -> None:
     """What is wrong with each table by itself: a whole document's first error would hide the others."""
     for kind, type in _TABLES.items():
@@ -172,8 +187,8 @@ def _read_one_by_one(tree: dict[str, Any], findings: Findings) -> None:
                 try:
                     msgspec.convert(table, type, strict=False)
                 except msgspec.ValidationError as error:
-                    message, _, path = str(error).rpartition(" - at `$")
-                    raise edits.invalid(message or str(error), f"$.{kind}[{i}]{path.rstrip('`')}") from None
+                    message, _, path = str(error).partition(" - at `$")
+                    raise edits.invalid(message, f"$.{kind}[{i}]{path.rstrip('`')}") from None
                 if kind == "profiles":
                     edits.read_profile(table, f"$.profiles[{i}]")
 
@@ -186,6 +201,8 @@ def _check_permissions(call: Call[Any, Any, Any], document: Document, profiles: 
         call.allow_shared("profile.write", profile=profile.name)
     if document.rules:
         call.allow_shared("rule.write")
+    if document.trust_anchors:
+        call.allow_shared("anchor.write")
     for channel in document.channels:
         call.allow_shared("channel.write", channel=f"{protocol_of(channel)}/{channel.name}")
     for credential in document.credentials:
@@ -198,6 +215,7 @@ def _check(services: Services, document: Document, profiles: Sequence[Profile]) 
     for kind, names in (
         ("authorities", [a.name for a in document.authorities]),
         ("profiles", [p.name for p in profiles]),
+        ("trust_anchors", [a.name for a in document.trust_anchors]),
         ("channels", [f"{protocol_of(c)}/{c.name}" for c in document.channels]),
         ("credentials", [c.id for c in document.credentials]),
     ):
@@ -219,7 +237,10 @@ def _check(services: Services, document: Document, profiles: Sequence[Profile]) 
         with findings.gather():
             edits.check_profile(profile, authorities, f"$.profiles[{i}]")
     known = {profile.name for profile in profiles} | services.books.profiles().keys()
-    anchors = services.books.reading.anchors.keys()
+    for i, declared in enumerate(document.trust_anchors):
+        with findings.gather():
+            edits.check_anchors(declared, f"$.trust_anchors[{i}]")
+    anchors = services.books.reading.anchors.keys() | {a.name for a in document.trust_anchors}
     for i, channel in enumerate(document.channels):
         with findings.gather():
             edits.check_channel(channel, known, anchors, f"$.channels[{i}]")
@@ -276,6 +297,8 @@ def _put(
     for profile in profiles:
         changes.append(edits.put_profile(tx, services, profile, origin)[0])
     changes += _put_rules(tx, services, rules, origin)
+    for anchors in document.trust_anchors:
+        changes.append(edits.put_anchors(tx, services, anchors, origin))
     for channel in document.channels:
         changes.append(edits.put_channel(tx, services, channel, origin))
     for credential in document.credentials:

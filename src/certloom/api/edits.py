@@ -7,6 +7,7 @@ and after, and says what became of it. The caller has checked what the thing ref
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection
 from typing import Any
 
@@ -17,6 +18,7 @@ from certloom.api.services import Services
 from certloom.audit import Origin, record
 from certloom.authorities.certifying import PROFILE as CA_PROFILE
 from certloom.authorities.registration import PROFILE as RA_PROFILE
+from certloom.policy.anchors import AnchorError, TrustAnchors, certificates_of
 from certloom.policy.channels import EST_OPERATIONS, ACMEChannel, Channel, ESTChannel, protocol_of
 from certloom.policy.profiles import Profile, ProfileError, encode_profile, parse_profile
 from certloom.status.ocsp_responders import PROFILE as OCSP_PROFILE
@@ -146,6 +148,41 @@ def put_channel(tx: Tx, services: Services, channel: Channel, origin: Origin) ->
     subject = f"channel:{protocol}/{channel.name}"
     record(tx, services.clock.now_ms(), f"channel.{what}", subject, origin, before_and_after(body, new))
     return Change("channel", channel.name, what, () if body is None else differences(body, new))
+
+
+# -- trust anchors ---------------------------------------------------------------------------------------
+
+
+def check_anchors(anchors: TrustAnchors, path: str = "$") -> None:
+    """Raises ``Problem`` for what is no CA's certificate."""
+    try:
+        certificates_of(anchors)
+    except AnchorError as error:
+        raise invalid(str(error), path + error.path.removeprefix("$")) from None
+
+
+def put_anchors(tx: Tx, services: Services, anchors: TrustAnchors, origin: Origin) -> Change:
+    """Make or change a set of trust anchors."""
+    body = configuration.anchor_set(tx, anchors.name)
+    if body is not None and msgspec.json.decode(body, type=TrustAnchors) == anchors:
+        return Change("trust-anchors", anchors.name, "unchanged")
+    new = _encode(anchors).decode()
+    configuration.put_anchors(tx, anchors.name, new, services.clock.now())
+    what = "created" if body is None else "changed"
+    before, after = None if body is None else told_of_anchors(body), told_of_anchors(new)
+    data = {"before": before, "after": after}
+    subject = f"trust-anchors:{anchors.name}"
+    record(tx, services.clock.now_ms(), f"trust-anchors.{what}", subject, origin, data)
+    if before is None:
+        return Change("trust-anchors", anchors.name, what)
+    return Change("trust-anchors", anchors.name, what, differences(_encode(before), _encode(after)))
+
+
+def told_of_anchors(body: str) -> dict[str, Any]:
+    """A set as events tell it: the certificates by their fingerprints."""
+    anchors = msgspec.json.decode(body, type=TrustAnchors)
+    fingerprints = [hashlib.sha256(der).hexdigest() for der in certificates_of(anchors)]
+    return {"description": anchors.description, "sha256": fingerprints}
 
 
 # -- for people and for the audit log --------------------------------------------------------------------

@@ -28,6 +28,7 @@ MODULES = (
     "sessions",
     "system",
     "teams",
+    "trust_anchors",
     "webhooks",
 )
 

@@ -29,7 +29,8 @@ def apply_document(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would change.")] = False,
 ) -> None:
     """Make profiles, channels, credentials, authorities what a file declares: all of it, or nothing."""
-    result = run.client.act("/declarations", {"document": read_document(file), "dry_run": dry_run})
+    document = with_files(read_document(file), Path(file).parent if file != "-" else Path())
+    result = run.client.act("/declarations", {"document": document, "dry_run": dry_run})
     if run.json:
         show.as_json(result)
         return
@@ -40,9 +41,21 @@ def apply_document(
         for detail in change["details"]:
             show.line(f"    {detail}")
     for secret in result["secrets"]:
-        show.line(f"\ncredential {secret['id']}: HMAC key, shown once:\n  {secret['secret']}")
+        show.line(f"\ncredential {secret['id']} ({secret['kind']}), shown once:\n  {secret['secret']}")
     if dry_run:
         print("\nNothing was changed (--dry-run).")
+
+
+def with_files(document: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The document with the certificates that its trust anchors name by ``files``, beside it."""
+    from certloom.cli.anchors import read_certificates
+
+    tables = document.get("trust_anchors")
+    for table in tables if isinstance(tables, list) else ():
+        if isinstance(table, dict) and isinstance(files := table.pop("files", None), list):
+            read = [text for file in files for text in read_certificates(folder / str(file))]
+            table["certificates"] = [*table.get("certificates", ()), *read]
+    return document
 
 
 def read_document(file: str) -> dict[str, Any]:

@@ -35,6 +35,7 @@ TREE = {
     "plan": _Entry("plans", "app", _RULE, "Say what a change would do to the inventory."),
     "profile": _Entry("configuration", "profile", _RULE, "Certificate profiles."),
     "channel": _Entry("configuration", "channel", _RULE, "Enrolment addresses."),
+    "anchors": _Entry("anchors", "app", _RULE, "Trust anchors: strangers' CAs whose clients are let in."),
     "authority": _Entry("authorities", "app", _RULE, "CAs that issue."),
     "policy": _Entry(
         "policy", "app", _RULE, "Rules above profiles, and why a request was decided as it was."

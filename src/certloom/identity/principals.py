@@ -31,6 +31,8 @@ PERMISSIONS: dict[str, str] = {
     "profile.write": "change profiles",
     "channel.read": "see channels",
     "channel.write": "change channels",
+    "anchor.read": "see trust anchors",
+    "anchor.write": "change trust anchors",
     "authority.read": "see authorities",
     "authority.write": "make authorities",
     "rule.read": "see policy rules and explain decisions",
