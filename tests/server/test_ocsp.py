@@ -217,9 +217,7 @@ def test_a_responder_that_ends_soon_is_told_of(settings: Settings) -> None:
             await rooms.ocsp.keep()
             ends = rooms.clock.now() + left
             await rooms.store.write(
-                lambda tx: tx.run(
-                    "UPDATE delegates SET not_after = ? WHERE authority = 'issuing'", (ends,)
-                )
+                lambda tx: tx.run("UPDATE delegates SET not_after = ? WHERE authority = 'issuing'", (ends,))
             )
             return await check(application)
 

@@ -43,6 +43,7 @@ from certloom.server.metrics import Metrics
 from certloom.server.metrics_app import MetricsApp
 from certloom.server.ocsp import OCSPApp
 from certloom.server.pages import Pages, below, refusal, where
+from certloom.server.proxies import TrustedProxies
 from certloom.server.retention import Retention
 from certloom.server.rooms import Rooms, open_rooms
 from certloom.server.services import services
@@ -117,12 +118,16 @@ class Application:
         everything = below(
             "/acme/", acme, below("/api/", api, below("/console/", console, where(is_est, est, public)))
         )
+        to_client: ASGIApp = below("/api/", api, where(is_est, est, pages))
+        if rooms.settings.proxy.trusted:
+            everything = TrustedProxies(everything, rooms.settings.proxy)
+            to_client = TrustedProxies(to_client, rooms.settings.proxy)
         admin = AdminApp(below("/api/", api, pages))
         seen = rooms.origins
         apps: dict[str, tuple[ASGIApp, str, bool]] = {
             "https": (everything, seen.https, True),
             "http": (public, seen.http, False),
-            "https_client": (below("/api/", api, where(is_est, est, pages)), seen.https_client, True),
+            "https_client": (to_client, seen.https_client, True),
             "acme_plain": (below("/acme/", acme, pages), seen.acme_plain, True),
             "admin": (admin, "", False),
             "metrics": (MetricsApp(self.metrics, pages), "", False),

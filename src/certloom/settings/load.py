@@ -106,6 +106,8 @@ def check(settings: Settings) -> list[str]:
     for name in ("allow_addresses", "deny_addresses"):
         for i, text in enumerate(getattr(settings.validation, name)):
             on(f"validation.{name}[{i}]", text or " ", ipaddress.ip_network)
+    for i, text in enumerate(settings.proxy.trusted):
+        on(f"proxy.trusted[{i}]", text or " ", ipaddress.ip_network)
     for i, text in enumerate(settings.outbound.allow_addresses):
         on(f"outbound.allow_addresses[{i}]", text or " ", ipaddress.ip_network)
     mail = settings.mail

@@ -32,13 +32,23 @@ class Listen(_Section, frozen=True):
     acme_plain: str = ""
     """ACME without TLS, for labs or behind a proxy on this host: loopback addresses only."""
     https_client: str = ""
-    """HTTPS that asks for a client certificate: the REST API for those who prove themselves with one."""
+    """HTTPS that asks for a client certificate: EST, and the REST API, for those who prove themselves with
+    one."""
     metrics: str = ""
     """Prometheus metrics and health without authentication, over plain HTTP."""
     tls_certificate: str = ""
     """PEM chain for the HTTPS listener, leaf first; reloaded on change. Empty: one of the product's own."""
     tls_key: str = ""
     """PEM private key to it, unencrypted."""
+
+
+class Proxy(_Section, frozen=True):
+    """Proxies at which clients' TLS ends, before the HTTPS listeners."""
+
+    trusted: tuple[str, ...] = ()
+    """Addresses, or ranges of them, whose word on clients' certificates and addresses counts."""
+    certificate_header: Annotated[str, msgspec.Meta(pattern="^[A-Za-z][A-Za-z0-9-]{0,62}$")] = "Client-Cert"
+    """The header that has the client's certificate (RFC 9440)."""
 
 
 class Limits(_Section, frozen=True):
@@ -251,6 +261,7 @@ class Settings(_Section, frozen=True):
     acme_plain_url: str = ""
     """The origin of the plain ACME listener as clients see it; empty means ``http://ADDRESS:PORT``."""
     listen: Listen = Listen()
+    proxy: Proxy = Proxy()
     limits: Limits = Limits()
     database: Database = Database()
     secrets: Secrets = Secrets()
