@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 from typing import Any
 
-_DER = 1
+_DER = 2
 """``_ssl.ENCODING_DER``."""
 
 
