@@ -18,8 +18,10 @@ from certloom.cli.credentials import Kind
 from certloom.cli.requests import RequestState
 from certloom.enrollment.states import ApprovalState, State
 from certloom.identity.kinds import KINDS
+from certloom.pki.pem import to_pem
 from certloom.store import certificate_search
 from tests.cli.shell import Shell
+from tests.protocols.est.lab import Manufacturer, der_of
 
 
 @pytest.fixture
@@ -224,3 +226,29 @@ def test_an_altered_audit_log_exits_with_5(shell: Shell) -> None:
     with sqlite3.connect(shell.folder / "data" / "certloom.db") as database:
         database.execute("UPDATE events SET kind = 'nothing.happened' WHERE sequence = 2")
     assert "event 2: changed" in shell("audit", "verify", status=5)
+
+
+def test_trust_anchors_come_from_files(tmp_path: Path, served: Shell) -> None:
+    acme = Manufacturer()
+    pem = b"".join(to_pem(der_of(c)) for c in (acme.root, acme.intermediate))
+    (tmp_path / "cas.pem").write_bytes(pem)
+    (tmp_path / "root.der").write_bytes(der_of(acme.root))
+    assert "2 CAs" in served("anchors", "put", "acme", str(tmp_path / "cas.pem"))
+    assert "1 CAs" in served("anchors", "put", "acme", str(tmp_path / "root.der"), "--description", "new")
+    assert "CN=Acme Root" in served("anchors", "show", "acme")
+    assert "acme" in served("anchors", "list")
+    declared = """
+        [[trust_anchors]]
+        name = "both"
+        files = ["cas.pem"]
+        [[channels]]
+        protocol = "est"
+        name = "plant"
+        profile = "device"
+        anchors = ["both"]
+    """
+    (tmp_path / "plant.toml").write_text(declared)
+    assert "created    trust-anchors both" in served("apply", "-f", str(tmp_path / "plant.toml"))
+    assert "no certificate in it" in served("anchors", "put", "x", str(tmp_path / "plant.toml"), status=1)
+    assert "est/plant" in served("anchors", "delete", "both", status=1)
+    served("anchors", "delete", "acme")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
 
@@ -393,6 +394,53 @@ def test_a_manufacturers_device_from_its_first_day_to_long_after(lab: Lab, tmp_p
         gone = curl.ask(f"{url}/simplereenroll", *own, body=request)
         assert gone.status == 403, gone
         assert b"revoked" in gone.body
+
+
+# -- rollover --------------------------------------------------------------------------------------------
+
+
+def test_cacerts_carries_a_root_over_to_the_next(lab: Lab, tmp_path: Path) -> None:
+    server = ESTServer(tmp_path / "rollover", lab)
+    with server:
+        curl = Curl(tmp_path / "curl", server.root)
+        url = f"{server.https}{WELL_KNOWN}/cacerts"
+        old = curl.ask(url).certificates()
+        server.cli("authority", "prepare", "root")
+        wait_for("the next root", lambda: len(curl.ask(url).certificates()) > len(old))
+        server.cli("authority", "activate", "root", "--force")
+        wait_for("the link certificates", lambda: len(_links(curl.ask(url))) == 2)
+        found = curl.ask(url).certificates()
+        roots = [c for c in found if _is_self_signed(c)]
+        assert len(roots) == 2
+        for link in _links(curl.ask(url)):
+            # Each is one root's name and key, signed by the other root's key.
+            (of,) = [r for r in roots if r.public_key() == link.public_key()]
+            (by,) = [r for r in roots if r is not of]
+            assert link.subject == of.subject
+            link.verify_directly_issued_by(by)
+        # Who trusts the old root alone verifies what is issued now, by what /cacerts gave it.
+        server.profile()
+        request = make_csr(tmp_path, make_key(tmp_path, "P-256"), "/CN=r", "r.example.com")
+        enroll = f"{server.https}{WELL_KNOWN}/simpleenroll"
+        answer = curl.ask(enroll, "-u", server.user("r"), body=folded(request))
+        (root,) = [c for c in old if _is_self_signed(c)]
+        (tmp_path / "old-root.pem").write_bytes(root.public_bytes(Encoding.PEM))
+        verify(tmp_path, tmp_path / "old-root.pem", answer.certificate(), found)
+
+
+def _is_self_signed(certificate: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(certificate)
+    except (ValueError, InvalidSignature):
+        return False
+    return True
+
+
+def _links(answer: Answer) -> list[x509.Certificate]:
+    """Certificates of a root's name that another root signed."""
+    found = answer.certificates()
+    names = {c.subject for c in found if _is_self_signed(c)}
+    return [c for c in found if c.subject in names and not _is_self_signed(c)]
 
 
 # -- keys in a token -------------------------------------------------------------------------------------

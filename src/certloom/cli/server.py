@@ -150,6 +150,8 @@ def _print_banner(application: Application, welcome: Welcome | None) -> None:
     origin = rooms.origins.https or rooms.origins.acme_plain
     directory = f"{origin}/acme/default/directory"
     lines = [f"Certloom is running. ACME directory: {directory}", f"Root certificate: {root}"]
+    if rooms.origins.https:
+        lines.append(f"EST: {rooms.origins.https}/.well-known/est")
     if rooms.origins.http:
         lines.append(f"CA certificates and CRLs: {rooms.origins.http}/")
         if rooms.origins.http.startswith("http://localhost"):

@@ -111,7 +111,10 @@ def _ways(
 @lru_cache(maxsize=4096)
 def _signed(certificate: bytes, issuer: bytes) -> bool:
     """Whether a CA's key signed it, under the CA's name. Remembered: a device asks again and again."""
-    child, parent = parse_certificate(certificate), parse_certificate(issuer)
+    try:
+        child, parent = parse_certificate(certificate), parse_certificate(issuer)
+    except CertificateError:
+        return False  # what was sent along may be anything
     if child.issuer_der != parent.subject_der:
         return False
     wanted = child.authority_key_identifier

@@ -9,8 +9,9 @@ from bisect import bisect_left
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 """Upper bounds of the buckets of requests' durations; the last bucket has none."""
-PROTOCOLS = ("acme", "ocsp", "api", "console", "pages")
+PROTOCOLS = ("acme", "est", "ocsp", "api", "console", "pages")
 CLASSES = ("1xx", "2xx", "3xx", "4xx", "5xx")
+_EST = "/.well-known/est/"
 _LOGIN = ("/api/v1/sessions", "/console/login")
 
 
@@ -51,11 +52,12 @@ class Meter:
 class Meters:
     """The requests of one listener."""
 
-    __slots__ = ("acme", "api", "console", "listener", "ocsp", "pages", "refused")
+    __slots__ = ("acme", "api", "console", "est", "listener", "ocsp", "pages", "refused")
 
     def __init__(self, listener: str) -> None:
         self.listener = listener
         self.acme = Meter()
+        self.est = Meter()
         self.ocsp = Meter()
         self.api = Meter()
         self.console = Meter()
@@ -67,6 +69,8 @@ class Meters:
         """One request was answered; ``seconds`` is how long that took, from the request's last octet on."""
         if path.startswith("/acme/"):
             meter = self.acme
+        elif _EST in path:
+            meter = self.est
         elif path.startswith("/ocsp"):
             meter = self.ocsp
         elif path.startswith("/api/"):
