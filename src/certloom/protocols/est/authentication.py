@@ -117,7 +117,7 @@ class Authenticator:
             return credential, stored, certificate_statements.is_blocked(tx, key)
 
         if secret is None and facts is None and proven is None:
-            raise self._refusal(channel, complaint, secret_given=False)
+            raise _refusal(channel, complaint)
         credential, stored, blocked = await self._store.read(look)
         credential = proven if proven is not None and takes_secret else credential
         if facts is not None:
@@ -127,47 +127,20 @@ class Authenticator:
                 complaint = str(error)
         if credential is not None and credential.profiles and channel.profile not in credential.profiles:
             raise ESTProblem(403, "this credential is not for the profile of this channel")
-        return self._admitted(channel, credential, certificate, complaint, secret_given=secret is not None)
-
-    def _admitted(
-        self,
-        channel: ESTChannel,
-        credential: PresentedCredential | None,
-        certificate: HeldCertificate | None,
-        complaint: str,
-        *,
-        secret_given: bool,
-    ) -> Authenticated:
-        if credential is not None and (
-            "credential" in channel.accept or (certificate is not None and "both" in channel.accept)
-        ):
+        ways = channel.accept
+        if credential is not None and ("credential" in ways or (certificate is not None and "both" in ways)):
             requester = Requester("credential", credential.id, credential.owner, credential.team)
             return Authenticated(requester, credential, certificate)
-        if certificate is not None and "certificate" in channel.accept:
+        if certificate is not None and "certificate" in ways:
             return Authenticated(requester_of(certificate), None, certificate)
-        raise self._refusal(channel, complaint, secret_given=secret_given, lacks_one=certificate is not None)
-
-    def _refusal(
-        self, channel: ESTChannel, complaint: str, *, secret_given: bool, lacks_one: bool = False
-    ) -> ESTProblem:
-        """401 where a password would help (RFC 9110 section 15.5.2), else 403: TLS alone could."""
-        takes_secret = "credential" in channel.accept or lacks_one
-        takes_certificate = "certificate" in channel.accept or "both" in channel.accept
-        if secret_given and not lacks_one:
+        if credential is not None:
+            raise ESTProblem(403, _with("a client certificate is needed beside the password", complaint))
+        if secret is not None:
             detail = "the user name and password, or the token, are not good here"
-        elif lacks_one:
-            detail = "a password or token is needed beside the certificate"
-        elif takes_secret and takes_certificate:
-            detail = "a password, a token or a client certificate is needed"
-        elif takes_secret:
-            detail = "a password or token is needed"
-        else:
-            detail = "a client certificate is needed"
-        if complaint:
-            detail += f"; {complaint}"
-        if takes_secret or ("both" in channel.accept and not complaint and not secret_given):
-            return unauthorized(detail, counted=secret_given)
-        return ESTProblem(403, detail)
+            raise unauthorized(_with(detail, complaint), counted=True)
+        if certificate is not None:
+            raise unauthorized("a password or token is needed beside the certificate", counted=False)
+        raise _refusal(channel, complaint)
 
     def _credential(
         self, tx: Tx, channel: ESTChannel, secret: tuple[str | None, str]
@@ -210,6 +183,24 @@ class Authenticator:
                 continue
             return HeldCertificate(facts, _shown(facts, anchors=name), None)
         raise wrong or PathError("the client certificate was not issued here")
+
+
+def _refusal(channel: ESTChannel, complaint: str) -> ESTProblem:
+    """To who shows nothing that counts: 401 where a password would help (RFC 9110 section 15.5.2), else 403,
+    since TLS alone could."""
+    ways = channel.accept
+    secret = "credential" in ways or "both" in ways
+    if secret and "certificate" in ways:
+        return unauthorized(
+            _with("a password, a token or a client certificate is needed", complaint), counted=False
+        )
+    if secret:
+        return unauthorized(_with("a password or token is needed", complaint), counted=False)
+    return ESTProblem(403, _with("a client certificate is needed", complaint))
+
+
+def _with(detail: str, complaint: str) -> str:
+    return f"{detail}; {complaint}" if complaint else detail
 
 
 def requester_of(certificate: HeldCertificate) -> Requester:
