@@ -203,6 +203,9 @@ def _vouched_for(data: PKIData, who: Authenticated, draft: _Draft) -> set[int]:
                     CMCFailInfo.popFailed,
                     (tagged.body_part_id,),
                 )
+            if tagged.control.pki_data != 0:
+                why = "possession is vouched for in the message that has the request"
+                raise CMCError("bad-request", why, body_parts=(tagged.body_part_id,))
             found |= set(tagged.control.body_parts)
     return found
 

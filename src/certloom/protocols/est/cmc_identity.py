@@ -42,6 +42,8 @@ from certloom.protocols.est.exchange import Call
 from certloom.protocols.est.problems import ESTProblem
 from certloom.protocols.est.service import ESTService
 
+_MOST_SIGNERS = 4
+
 
 class Sender(msgspec.Struct, frozen=True):
     """Who signed a message, before it is asked whether that counts."""
@@ -53,8 +55,8 @@ class Sender(msgspec.Struct, frozen=True):
 
 def verify_sender(signed: SignedData, data: PKIData) -> Sender:
     """Verify every signature of a message. Raises ``CMCError`` (badMessageCheck)."""
-    if not signed.signers:
-        raise _unsigned("the message is not signed (RFC 5272 section 3.2)")
+    if not 1 <= len(signed.signers) <= _MOST_SIGNERS:
+        raise _unsigned(f"the message is not signed by one to {_MOST_SIGNERS} (RFC 5272 section 3.2)")
     found: Sender | None = None
     for signer in signed.signers:
         certificate = cms.find_signer_certificate(signed, signer)
@@ -153,6 +155,7 @@ async def _proven(service: ESTService, call: Call, data: PKIData) -> PresentedCr
             )
     if proof is None:
         return None
+    service.check_failures(call.peer)
     if name is None:
         raise CMCError("bad-identity", "a proof of identity without Identification", CMCFailInfo.badIdentity)
     found = await service.store.read(

@@ -59,14 +59,20 @@ class ESTService:
         proven: PresentedCredential | None = None,
     ) -> Authenticated:
         """Who this is. Raises ``ESTProblem``: 401, 403, or 429 for an address that tried too often."""
-        if peer.authorization is not None and not (quota := self._failures.look(peer.address)).allowed:
-            raise ESTProblem(429, "too many failed attempts from this address", retry_after(quota.reset))
+        if peer.authorization is not None:
+            self.check_failures(peer)
         try:
             return await self._authenticator.authenticate(channel, peer, renewal=renewal, proven=proven)
         except ESTProblem as problem:
             if problem.counted:
                 self.count_failure(peer)
             raise
+
+    def check_failures(self, peer: Peer) -> None:
+        """Raise ``ESTProblem`` (429) while too many secrets were wrong that came from this address."""
+        quota = self._failures.look(peer.address)
+        if not quota.allowed:
+            raise ESTProblem(429, "too many failed attempts from this address", retry_after(quota.reset))
 
     def count_failure(self, peer: Peer) -> None:
         """Somebody at this address tried a secret that is not good."""
