@@ -55,7 +55,8 @@ def test_a_responders_certificate_is_what_rfc_6960_asks(store: Store, clock: Man
             for name in ("issuing", "root"):
                 ca = x509.load_der_x509_certificate(d.issuer(name).certificate)
                 ((key_id, _),) = await rows(d, name)
-                found = await store.read(partial(delegates.newest, authority=name, generation=1, purpose="ocsp"))
+                newest = partial(delegates.newest, authority=name, generation=1, purpose="ocsp")
+                found = await store.read(newest)
                 assert found is not None
                 certificate = x509.load_der_x509_certificate(found[0].certificate)
                 certificate.verify_directly_issued_by(ca)
