@@ -109,7 +109,8 @@ def test_answers_are_on_one_line_but_for_http_1_0(store: Store) -> None:
             password, der = await it.password(), csr(new_key(), "b.example")
             new = await it.enroll(der, authorization=password)
             assert b"\n" not in new.body
-            assert "content-transfer-encoding" not in new.headers
+            # To be ignored (RFC 8951 section 3), and needed by clients of before.
+            assert new.headers["content-transfer-encoding"] == "base64"
             old = await it.enroll(der, authorization=password, version="1.0")
             lines = old.body.split(b"\r\n")
             assert max(map(len, lines)) == 64
@@ -163,7 +164,8 @@ def test_who_shows_nothing_is_told_how_to_do_better(store: Store) -> None:
             answer = await it.enroll(csr(new_key(), "c.example"))
             assert answer.status == 401
             assert "www-authenticate" in answer.headers
-            assert answer.text.count("\n") == 1
+            # Bouncy Castle asks so first, and cannot go on from an answer that says more.
+            assert answer.body == b""
             await it.channel(accept=["certificate"])
             answer = await it.enroll(csr(new_key(), "c.example"))
             assert answer.status == 403

@@ -189,14 +189,13 @@ def _refusal(channel: ESTChannel, complaint: str) -> ESTProblem:
     """To who shows nothing that counts: 401 where a password would help (RFC 9110 section 15.5.2), else 403,
     since TLS alone could."""
     ways = channel.accept
-    secret = "credential" in ways or "both" in ways
-    if secret and "certificate" in ways:
-        return unauthorized(
-            _with("a password, a token or a client certificate is needed", complaint), counted=False
-        )
-    if secret:
-        return unauthorized(_with("a password or token is needed", complaint), counted=False)
-    return ESTProblem(403, _with("a client certificate is needed", complaint))
+    if "credential" not in ways and "both" not in ways:
+        return ESTProblem(403, _with("a client certificate is needed", complaint))
+    detail = "a password or token is needed"
+    if "certificate" in ways:
+        detail = "a password, a token or a client certificate is needed"
+    # Bouncy Castle asks without a password first, and fails on an answer to that which says anything.
+    return unauthorized(_with(detail, complaint), counted=False, silent=not complaint)
 
 
 def _with(detail: str, complaint: str) -> str:

@@ -15,18 +15,22 @@ _CHALLENGES: tuple[Header, ...] = (
 class ESTProblem(Exception):
     """What is answered in the place of what was asked for. ``detail`` is for the client's eyes."""
 
-    def __init__(self, status: int, detail: str, *headers: Header, counted: bool = False) -> None:
+    def __init__(
+        self, status: int, detail: str, *headers: Header, counted: bool = False, silent: bool = False
+    ) -> None:
         super().__init__(detail)
         self.status = status
         self.detail = detail
         self.headers = headers
         self.counted = counted
         """Whether somebody tried a secret that is not good."""
+        self.silent = silent
+        """Whether the sentence is for the log alone."""
 
 
-def unauthorized(detail: str, *, counted: bool) -> ESTProblem:
+def unauthorized(detail: str, *, counted: bool, silent: bool = False) -> ESTProblem:
     """401, with both ways to do better (RFC 9110 section 11.6.1)."""
-    return ESTProblem(401, detail, *_CHALLENGES, counted=counted)
+    return ESTProblem(401, detail, *_CHALLENGES, counted=counted, silent=silent)
 
 
 def retry_after(seconds: int) -> Header:

@@ -31,6 +31,7 @@ Operation = Callable[[ESTService, Call], Awaitable[Answer]]
 WELL_KNOWN = "/.well-known/est/"
 _DEFAULT = "default"
 _EMPTY_SEQUENCE = b"0\x00"
+_IN_BASE64 = (b"application/pkcs7-mime", b"application/csrattrs")
 
 _log = structlog.get_logger("certloom.est")
 
@@ -71,7 +72,7 @@ class ESTApp:
                 status=problem.status,
                 detail=problem.detail,
             )
-            answer = _told(problem.status, problem.detail, *problem.headers)
+            answer = _told(problem.status, "" if problem.silent else problem.detail, *problem.headers)
         except StoreError:
             _log.exception("est.store", trace=scope["certloom.trace"])
             answer = _told(503, "the server's store cannot be used at the moment", retry_after(10))
@@ -81,12 +82,9 @@ class ESTApp:
         headers = list(answer.headers)
         if answer.status != 204:
             headers.insert(0, (b"content-type", answer.type))
-        if (
-            answer.status == 200
-            and scope["http_version"] == "1.0"
-            and not answer.type.startswith(b"multipart")
-        ):
-            # RFC 8951 section 3 has no use for it; clients of before do.
+        if answer.type.startswith(_IN_BASE64):
+            # RFC 8951 section 3 has everybody ignore it, and clients of before (libest, Bouncy Castle) take a
+            # body without it for DER.
             headers.append((b"content-transfer-encoding", b"base64"))
         await send({"type": "http.response.start", "status": answer.status, "headers": headers})
         await send({"type": "http.response.body", "body": answer.body})
@@ -173,4 +171,4 @@ def _headers(scope: Scope, media: bytes, operation: str) -> bytes | None:
 
 
 def _told(status: int, detail: str, *headers: tuple[bytes, bytes]) -> Answer:
-    return Answer(detail.encode() + b"\n", messages.TEXT, status, headers)
+    return Answer(detail.encode() + b"\n" if detail else b"", messages.TEXT, status, headers)
