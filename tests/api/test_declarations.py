@@ -99,7 +99,7 @@ def test_a_dry_run_says_what_would_change_and_changes_nothing(either: Installati
             {"channels": [{"protocol": "acme", "name": "c", "profiles": ["device"], "caa": True}]},
             "`$.channels[0].caa_identities`",
         ),
-        ({"credentials": [{"id": "c", "channel": "none"}]}, "no ACME channel 'none'"),
+        ({"credentials": [{"id": "c", "channel": "none"}]}, "no channel 'none'"),
         ({"credentials": [{"id": "c", "channel": "default", "names": ["a..b"]}]}, "'a..b'"),
         ({"credentials": [{"id": "c", "channel": "default", "preauthorized": True}]}, "for which names"),
         ({"authorities": [{"name": "x", "subject": "nonsense"}]}, "`$.authorities[0].subject`"),
